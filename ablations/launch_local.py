@@ -1,0 +1,43 @@
+"""The plan in this process, one trial after another, without Ray: a single GPU, debugging, tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ablations import trial as trials
+from ablations.report import Progress
+from ablations.store import FAILED, Store, unfinished
+from ablations.table import Trial
+from simsiam.config import Runtime
+
+
+def launch(
+    todo: Sequence[Trial], runtime: Runtime, store: Store, progress: Progress, on_done: Callable[[], None]
+) -> None:
+    """Run trials of different fingerprints, keep each result in the store, and call `on_done` after each.
+
+    One trial's exception does not stop the others.
+    """
+    runtime = dataclasses.replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")
+    for trial in todo:
+        fingerprint = trial.fingerprint
+
+        def on_epoch(line: dict[str, Any], fingerprint: str = fingerprint) -> None:
+            progress.epoch(fingerprint, line)
+
+        progress.start(fingerprint)
+        try:
+            result, curve = trials.run(trial.config, runtime, place=store.checkpoint(fingerprint), on_epoch=on_epoch)
+        except Exception as error:
+            traceback.print_exc()
+            result = unfinished(trial.config, FAILED, f"{type(error).__name__}: {error}")
+            store.write_failure(result)
+        else:
+            store.write(result, curve)
+        progress.finish(fingerprint, result)
+        on_done()

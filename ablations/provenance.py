@@ -1,0 +1,61 @@
+"""Which code and which machine a number came from."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, without importing it; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def machine() -> str:
+    """The processor's model name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def sources() -> str:
+    """A digest of the code that decides a number: the syntax trees of simsiam/ and ablations/trial.py.
+
+    Comments, docstrings and layout do not count, nor does the version of Python.
+    """
+    digest = hashlib.sha256()
+    for file in [*sorted(ROOT.glob("simsiam/**/*.py")), ROOT / "ablations" / "trial.py"]:
+        digest.update(file.relative_to(ROOT).as_posix().encode())
+        for word in _words(ast.parse(file.read_text())):
+            digest.update(word.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _words(node: ast.AST) -> Iterator[str]:
+    """A syntax tree as words. Empty fields are left out: newer Pythons have more of them."""
+    yield type(node).__name__
+    documented = isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None
+    for name, value in ast.iter_fields(node):
+        children = value if isinstance(value, list) else [value]
+        for child in children[1:] if documented and name == "body" else children:
+            if isinstance(child, ast.AST):
+                yield name
+                yield from _words(child)
+            elif child is not None:
+                yield f"{name}={child!r}"

@@ -1,0 +1,174 @@
+"""Row, Table, Trial, and the plan: which trials a table asks for, and which of them are one training.
+
+Imports the standard library and simsiam.config alone, so that listing costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from simsiam import config as configs
+from simsiam import recipes
+from simsiam.config import Config
+
+Fields = Mapping[str, Any]
+
+
+class UserError(ValueError):
+    """What was asked for cannot be done. The message is one line for the user; the exit code is 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a table: what it changes of the baseline.
+
+    Args:
+        name: as typed after `--rows`.
+        changes: field -> value; or a function of the baseline's fields that gives them.
+        paper: the paper's linear top-1 accuracy on ImageNet, per cent; None where the paper gives no number.
+        note: what the paper says beside the number.
+    """
+
+    name: str
+    changes: Fields | Callable[[Fields], Fields]
+    paper: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table of the paper.
+
+    Args:
+        name: as typed after `--table`, and the name of its file.
+        title: what it asks.
+        section: of the paper.
+        varies: the fields that its rows differ in.
+        rows: in the paper's order.
+        base: what the table's baseline changes of the recipe.
+    """
+
+    name: str
+    title: str
+    section: str
+    varies: tuple[str, ...]
+    rows: tuple[Row, ...]
+    base: Fields = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row with one seed. `infeasible` says why it can never start, or is None."""
+
+    table: Table
+    row: Row
+    recipe: str
+    overrides: str
+    config: Config
+    infeasible: str | None
+
+    @property
+    def fingerprint(self) -> str:
+        return configs.fingerprint(self.config)
+
+    @property
+    def name(self) -> str:
+        return f"{self.table.name}/{self.row.name} seed {self.config.seed}"
+
+
+def names() -> list[str]:
+    """The known tables, those of the paper in its order."""
+    from ablations import tables
+
+    found = {module.name for module in pkgutil.iter_modules(tables.__path__)}
+    return [name for name in tables.ORDER if name in found] + sorted(found - set(tables.ORDER))
+
+
+def get(name: str) -> Table:
+    """The table of that name. Raises UserError."""
+    if name not in names():
+        raise UserError(configs.unknown("table", name, names()))
+    return importlib.import_module(f"ablations.tables.{name}").TABLE
+
+
+def plan(
+    table: Table,
+    *,
+    recipe: str,
+    data: str,
+    train_images: int,
+    overrides: Fields,
+    rows: Iterable[str] | None = None,
+    seeds: int = 1,
+) -> list[Trial]:
+    """Every trial of a table, in the paper's row order, seeds 0 to `seeds` - 1.
+
+    Args:
+        recipe: a name in simsiam/recipes.py.
+        data: the identity of the data, `layout@digest`.
+        train_images: how many training pictures the data hold.
+        overrides: fields of `--set`, over the recipe and the table's baseline, under the row.
+        rows: their names; None for all.
+
+    Raises UserError for unknown names, for a baseline that breaks a rule or that the data cannot feed, and for an
+    override of what the table itself varies.
+    """
+    baseline = _baseline(table, recipe, data, overrides)
+    if reason := _infeasible(Config(**baseline), train_images):
+        raise UserError(reason)
+    known = {row.name: row for row in table.rows}
+    chosen = list(known) if rows is None else list(rows)
+    for name in chosen:
+        if name not in known:
+            raise UserError(configs.unknown(f"row of table {table.name}", name, known))
+    trials = []
+    for row in (row for row in table.rows if row.name in chosen):
+        changes = row.changes(baseline) if callable(row.changes) else row.changes
+        for seed in range(seeds):
+            config = _config({**baseline, **changes, "seed": seed}, f"Row {row.name} of table {table.name}")
+            trials.append(
+                Trial(
+                    table=table,
+                    row=row,
+                    recipe=recipe,
+                    overrides=configs.canonical(overrides),
+                    config=config,
+                    infeasible=_infeasible(config, train_images),
+                )
+            )
+    return trials
+
+
+def _baseline(table: Table, recipe: str, data: str, overrides: Fields) -> dict[str, Any]:
+    if recipe not in recipes.RECIPES:
+        raise UserError(configs.unknown("recipe", recipe, recipes.RECIPES))
+    for name in overrides:
+        if name in table.varies:
+            raise UserError(f"--set {name}: table {table.name} varies this field itself. Leave it out, or use --rows.")
+    baseline = {"data": data, **recipes.RECIPES[recipe], **table.base, **overrides}
+    _config(baseline, f"Recipe {recipe}" + (" with --set" if overrides else ""))
+    return baseline
+
+
+def _config(fields: Fields, who: str) -> Config:
+    try:
+        return Config(**fields)
+    except ValueError as error:
+        raise UserError(f"{who}: {error}") from None
+
+
+def _infeasible(config: Config, train_images: int) -> str | None:
+    """Why these data cannot feed this Config, or None."""
+    if config.train_images is not None and config.train_images >= train_images:
+        return (
+            f"train_images must be below the {train_images} pictures there are (none = all). "
+            f"Got {config.train_images} instead."
+        )
+    images = config.train_images or train_images
+    if config.batch_size > images:
+        return f"batch_size must be at most the {images} training images. Got {config.batch_size} instead."
+    return None

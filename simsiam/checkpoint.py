@@ -1,0 +1,41 @@
+"""A half-done run as bytes, and back: exact, and only for the Config that it belongs to."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from typing import Any, Protocol
+
+import torch
+
+from simsiam.config import Config
+
+
+class Place(Protocol):
+    """Where the one checkpoint of a trial is kept. A write is complete or has not happened."""
+
+    def read(self) -> bytes | None: ...
+
+    def write(self, content: bytes) -> None: ...
+
+
+class WrongCheckpointError(ValueError):
+    """The checkpoint belongs to another Config."""
+
+
+def pack(config: Config, state: dict[str, Any]) -> bytes:
+    """A state of tensors, numbers, text, lists and dicts, with the Config that it is of."""
+    buffer = io.BytesIO()
+    torch.save({"config": dataclasses.asdict(config), "state": state}, buffer)
+    return buffer.getvalue()
+
+
+def unpack(config: Config, content: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state, if it is of this Config. Raises WrongCheckpointError naming the fields that differ."""
+    packed = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    mine, its = dataclasses.asdict(config), packed["config"]
+    differing = [name for name in sorted(mine.keys() | its.keys()) if mine.get(name) != its.get(name)]
+    if differing:
+        fields = ", ".join(f"{name} (checkpoint {its.get(name)!r}, here {mine.get(name)!r})" for name in differing)
+        raise WrongCheckpointError(f"The checkpoint belongs to another Config; they differ in {fields}. Remove it.")
+    return packed["state"]

@@ -1,0 +1,310 @@
+"""Where pictures come from: digits, a folder of Parquet, torchvision's CIFAR-10/100 and STL-10, a folder of images.
+
+`locate` says which data a path holds, from names and sizes alone; `read` opens one split. Nothing here needs torch, so
+a plan is made without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simsiam import randomness
+
+TRAIN, TEST = "train", "test"
+
+# SHA-256 over the pixels, labels and split of the embedded digits, checked when they are loaded.
+_DIGITS_DIGEST = "15bec4e102d14cf1"
+_DIGITS_TRAIN, _DIGITS_TEST = 1437, 360
+
+_SPLIT_NAMES = {TRAIN: ("train",), TEST: ("test", "validation", "val")}
+_IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "labels")
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+# Layouts that torchvision reads: its folder -> (name, training pictures, test pictures).
+_TORCHVISION = {
+    "cifar-10-batches-py": ("cifar10", 50_000, 10_000),
+    "cifar-100-python": ("cifar100", 50_000, 10_000),
+    "stl10_binary": ("stl10", 105_000, 8_000),
+}
+
+
+class DataError(ValueError):
+    """The data at a path cannot be used. The message names the file, and the row where there is one."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data, how much of it, and where.
+
+    `name` is the identity that a Config holds: layout and digest, never the path.
+    """
+
+    layout: str
+    digest: str
+    train_images: int
+    test_images: int
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.layout}@{self.digest}"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split. Either `pixels` holds every picture, uint8 (N, H, W, 3), or `decode` reads picture i when asked.
+
+    `labels` is (N,) int64, -1 where there is none. `where(i)` names picture i for an error message.
+    """
+
+    labels: npt.NDArray[np.int64]
+    where: Callable[[int], str]
+    pixels: npt.NDArray[np.uint8] | None = None
+    source: Callable[[int], Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, ids: npt.NDArray[np.integer]) -> Pictures:
+        """The pictures `ids`, renumbered from 0."""
+        source, where = self.source, self.where
+        return Pictures(
+            labels=self.labels[ids],
+            where=lambda i: where(int(ids[i])),
+            pixels=None if self.pixels is None else self.pixels[ids],
+            source=None if source is None else lambda i: source(int(ids[i])),
+        )
+
+    def open(self, i: int) -> Any:
+        """Picture i as a PIL image whose pixels are not decoded yet: its size costs only the header."""
+        from PIL import Image, UnidentifiedImageError
+
+        assert self.source is not None
+        try:
+            return Image.open(self.source(i))
+        except (OSError, UnidentifiedImageError, ValueError, TypeError) as error:
+            raise self.corrupt(i, error) from None
+
+    def decode(self, i: int) -> Any:
+        """Picture i as a decoded RGB PIL image. Raises DataError naming the file, and the row where there is one."""
+        try:
+            return self.open(i).convert("RGB")
+        except DataError:
+            raise
+        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken pictures
+            raise self.corrupt(i, error) from None
+
+    def corrupt(self, i: int, error: Exception) -> DataError:
+        return DataError(f"Corrupt image in {self.where(i)}: {error}. Replace or remove it.")
+
+
+def locate(path: Path | None) -> Source:
+    """The data in a folder, or the embedded digits for None. Raises DataError for what cannot be used."""
+    if path is None:
+        return Source("digits", _DIGITS_DIGEST, _DIGITS_TRAIN, _DIGITS_TEST)
+    if not path.exists():
+        raise DataError(f"The data folder {path} does not exist. Give --data a folder of Parquet files or of images.")
+    if not path.is_dir():
+        raise DataError(f"--data must be a folder. Got the file {path} instead: name the folder it is in.")
+    for folder, (layout, train, test) in _TORCHVISION.items():
+        if (path / folder).is_dir():
+            return Source(layout, _digest(path / folder, sorted((path / folder).iterdir())), train, test, path)
+    if parquet := _parquet_files(path):
+        files = _both(path, parquet)
+        counts = {split: sum(_parquet_rows(file) for file in files[split]) for split in files}
+        return Source("parquet", _digest(path, files[TRAIN] + files[TEST]), counts[TRAIN], counts[TEST], path)
+    if folders := _image_files(path):
+        images = _both(path, folders)
+        digest = _digest(path, images[TRAIN] + images[TEST])
+        return Source("images", digest, len(images[TRAIN]), len(images[TEST]), path)
+    raise DataError(
+        f"The data folder {path} holds nothing that can be read. Known layouts: train*.parquet and test*.parquet (here "
+        f"or in data/), {', '.join(_TORCHVISION)}, or train/ and val/ with a folder of images for each class."
+    )
+
+
+def read(source: Source, split: str, images: int | None = None) -> Pictures:
+    """One split, `train` or `test`, of located data; with `images`, that many of it: a fixed random choice."""
+    pictures = _read(source, split)
+    if images is None:
+        return pictures
+    if images >= len(pictures):
+        raise DataError(
+            f"train_images must be below the {len(pictures)} pictures there are (none = all). Got {images} instead."
+        )
+    return pictures.subset(np.sort(randomness.permutation(len(pictures), "subset")[:images]))
+
+
+def _read(source: Source, split: str) -> Pictures:
+    if source.path is None:
+        return _read_digits(split)
+    if source.layout == "parquet":
+        return _read_parquet(_both(source.path, _parquet_files(source.path))[split])
+    if source.layout == "images":
+        return _read_folder(source.path, _both(source.path, _image_files(source.path))[split])
+    return _read_torchvision(source, split)
+
+
+def check(source: Source) -> None:
+    """Decode every picture once. Raises DataError at the first that is broken."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    for split in (TRAIN, TEST):
+        pictures = read(source, split)
+        if pictures.source is not None:
+            with ThreadPoolExecutor() as pool:  # PIL lets go of the interpreter lock while it decodes
+                for _ in pool.map(pictures.decode, range(len(pictures)), chunksize=64):
+                    pass
+
+
+def encoded_bytes(source: Source) -> int:
+    """The size on disk of the pictures that `check` would decode."""
+    if source.path is None or source.layout not in ("parquet", "images"):
+        return 0
+    find = _parquet_files if source.layout == "parquet" else _image_files
+    return sum(file.stat().st_size for files in find(source.path).values() for file in files)
+
+
+def _digest(root: Path, files: Sequence[Path]) -> str:
+    """Over the names and sizes of files: it needs no reading, so it holds for folders of any size."""
+    lines = [f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def _both(path: Path, files: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    for split, names in _SPLIT_NAMES.items():
+        if not files.get(split):
+            raise DataError(f"The data folder {path} has no {split} split. Name it {' or '.join(names)}.")
+    return files
+
+
+def _split_of(name: str) -> str | None:
+    return next((split for split, names in _SPLIT_NAMES.items() if name in names), None)
+
+
+def _parquet_files(path: Path) -> dict[str, list[Path]]:
+    """Split -> its files: train.parquet or train-00000-of-00002.parquet, here or in data/."""
+    files: dict[str, list[Path]] = {}
+    for file in sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
+        match = re.fullmatch(r"(\w+?)(-\d+-of-\d+.*)?", file.stem)
+        if match and (split := _split_of(match[1])):
+            files.setdefault(split, []).append(file)
+    return files
+
+
+def _image_files(path: Path) -> dict[str, list[Path]]:
+    """Split -> its files, in class folders: train/<class>/<name>.jpg."""
+    files: dict[str, list[Path]] = {}
+    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
+        if split := _split_of(folder.name):
+            found = (file for file in folder.glob("*/**/*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+            files[split] = sorted(found)
+    return files
+
+
+def _columns(file: Path) -> tuple[str, str]:
+    """The names of the image and the label column."""
+    try:
+        names = pq.read_schema(file).names
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is no readable Parquet file: {error}") from None
+    found = []
+    for what, known in (("image", _IMAGE_COLUMNS), ("label", _LABEL_COLUMNS)):
+        column = next((name for name in known if name in names), None)
+        if column is None:
+            raise DataError(
+                f"{file} has no {what} column. Known names: {', '.join(known)}. Its columns: {', '.join(names)}."
+            )
+        found.append(column)
+    return found[0], found[1]
+
+
+def _parquet_rows(file: Path) -> int:
+    _columns(file)
+    return pq.read_metadata(file).num_rows
+
+
+def _read_parquet(files: list[Path]) -> Pictures:
+    images: list[pa.ChunkedArray] = []
+    labels, starts = [], [0]
+    for file in files:
+        image, label = _columns(file)
+        try:
+            table = pq.read_table(file, columns=[image, label])
+            column = table[image].combine_chunks()
+            images.append(column.field("bytes") if pa.types.is_struct(column.type) else column)
+            labels.append(table[label].to_numpy().astype(np.int64))
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from None
+        starts.append(starts[-1] + table.num_rows)
+
+    def place(i: int) -> tuple[int, int]:
+        part = int(np.searchsorted(starts, i, side="right")) - 1
+        return part, i - starts[part]
+
+    def where(i: int) -> str:
+        part, row = place(i)
+        return f"{files[part]}, row {row}"
+
+    def encoded(i: int) -> io.BytesIO:
+        part, row = place(i)
+        return io.BytesIO(images[part][row].as_py())
+
+    return Pictures(labels=np.concatenate(labels), where=where, source=encoded)
+
+
+def _read_folder(root: Path, files: list[Path]) -> Pictures:
+    classes = [file.relative_to(root).parts[1] for file in files]  # train/<class>/...
+    numbers = {name: i for i, name in enumerate(sorted(set(classes)))}
+    labels = np.array([numbers[name] for name in classes], np.int64)
+    return Pictures(labels=labels, where=lambda i: str(files[i]), source=lambda i: files[i])
+
+
+def _read_digits(split: str) -> Pictures:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8, shuffled once and split 1,437 / 360."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    gray = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    order = randomness.permutation(len(gray), "digits split")
+    digest = hashlib.sha256(gray.tobytes() + bunch.target.astype(np.int64).tobytes() + order.tobytes()).hexdigest()
+    if digest[:16] != _DIGITS_DIGEST:
+        raise DataError(
+            f"The embedded digits differ from the ones results are named by: digest {digest[:16]}, expected "
+            f"{_DIGITS_DIGEST}. Install scikit-learn within the bounds of pyproject.toml."
+        )
+    ids = order[:_DIGITS_TRAIN] if split == TRAIN else order[_DIGITS_TRAIN:]
+    pixels = np.repeat(gray[ids][..., None], 3, axis=3)
+    return Pictures(labels=bunch.target[ids].astype(np.int64), where=lambda i: f"digits, row {i}", pixels=pixels)
+
+
+def _read_torchvision(source: Source, split: str) -> Pictures:
+    """torchvision's own readers. STL-10's training split is its labelled and unlabelled pictures together."""
+    from torchvision import datasets
+
+    root, train = str(source.path), split == TRAIN
+    try:
+        if source.layout == "stl10":
+            stl = datasets.STL10(root, split="train+unlabeled" if train else "test")
+            pixels, labels = stl.data.transpose(0, 2, 3, 1), stl.labels
+        else:
+            kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source.layout]
+            cifar = kind(root, train=train)
+            pixels, labels = cifar.data, cifar.targets
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        raise DataError(f"{source.path} is no complete {source.layout} as torchvision keeps it: {error}") from None
+    return Pictures(
+        labels=np.asarray(labels, np.int64),
+        where=lambda i: f"{source.path}, {source.layout} {split} picture {i}",
+        pixels=np.ascontiguousarray(pixels),
+    )

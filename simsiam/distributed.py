@@ -1,0 +1,56 @@
+"""One worker or many, without the caller minding. Plain torch.distributed; every function is the identity for one."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def share(n: int) -> slice:
+    """This worker's contiguous part of n items; the parts differ by at most one in length."""
+    return slice(n * rank() // world_size(), n * (rank() + 1) // world_size())
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of x over all workers, without gradient."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all workers in rank order, x of shape (n_w, ...) with n_w differing between workers -> (sum n_w, ...)."""
+    if world_size() == 1:
+        return x
+    counts = [int(n) for n in stack(torch.tensor([len(x)], device=x.device)).flatten()]
+    padded = x.new_zeros((max(counts), *x.shape[1:]))
+    padded[: len(x)] = x
+    return torch.cat([part[:n] for part, n in zip(stack(padded), counts, strict=True)])
+
+
+def stack(x: Tensor) -> Tensor:
+    """x of every worker, the same shape on each -> (workers, *x.shape)."""
+    if world_size() == 1:
+        return x[None]
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.stack(parts)
+
+
+def agree(decision: bool, device: torch.device | str = "cpu") -> bool:
+    """Rank 0's decision, on every worker."""
+    if world_size() == 1:
+        return decision
+    flag = torch.tensor([float(decision)], device=device)
+    dist.broadcast(flag, src=0)
+    return bool(flag.item())

@@ -1,0 +1,75 @@
+"""Parameter groups, the learning rate at each step, and LARS (Sec. 3, 4.2, 4.3, App. A)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from simsiam.config import Config
+from simsiam.model import SimSiam
+
+
+def cosine(progress: float) -> float:
+    """Half a cosine from 1 at progress 0 to 0 at progress 1."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def lr(config: Config, group: str, epoch: float) -> float:
+    """The learning rate of a parameter group, `encoder` or `predictor`, `epoch` epochs into training.
+
+    The encoder warms up linearly over `warmup_epochs`, then follows a cosine over what is left. The predictor is
+    never warmed up (the author, in the released code's issue 11); it follows the cosine or stays constant.
+    """
+    if group == "predictor":
+        return config.lr * (cosine(epoch / config.epochs) if config.predictor_lr == "cosine" else 1.0)
+    if epoch < config.warmup_epochs:
+        return config.lr * epoch / config.warmup_epochs
+    return config.lr * cosine((epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs))
+
+
+def optimizer(model: SimSiam, config: Config) -> torch.optim.Optimizer:
+    """SGD or LARS over f and what is trained of h. Weight decay is on every parameter, BN included (App. A)."""
+    groups: list[dict[str, Any]] = [
+        {"name": "encoder", "params": [*model.backbone.parameters(), *model.projector.parameters()]}
+    ]
+    trained = [p for p in model.predictor.parameters() if p.requires_grad]
+    if trained:
+        groups.append({"name": "predictor", "params": trained})
+    kind = {"sgd": torch.optim.SGD, "lars": LARS}[config.optimizer]
+    return kind(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, config: Config, epoch: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr(config, group["name"], epoch)
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum whose step is scaled, tensor by tensor, by trust |w| / |g + wd w| (You et al. 2017).
+
+    A tensor whose weight or gradient is zero takes the plain step, so a bias that starts at 0 can move.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+    ) -> None:
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust))
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                update = p.grad + group["weight_decay"] * p
+                sizes = p.norm(), update.norm()
+                scale = torch.where((sizes[0] > 0) & (sizes[1] > 0), group["trust"] * sizes[0] / sizes[1], 1.0)
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.mul_(group["momentum"]).add_(update * scale)
+                p.sub_(momentum, alpha=group["lr"])

@@ -1,0 +1,188 @@
+"""Algorithm 1 of the paper, and the loop around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from simsiam import checkpoint, distributed, monitor, objective, optim, randomness, views
+from simsiam.config import Config, Runtime
+from simsiam.loader import Images, Request
+from simsiam.model import SimSiam
+from simsiam.protocols import PROTOCOLS
+
+_CLOCK = 20  # steps between two looks at the clock inside an epoch: with many workers, a look is a broadcast
+
+Line = dict[str, Any]  # one epoch: epoch, loss, z_std, effective_rank, knn_top1, lr, seconds, images_per_second
+
+
+@dataclass
+class Progress:
+    """How far a run is. With the weights and the optimizer it is the whole state: all else is a function of the Config.
+
+    Args:
+        step: steps done.
+        loss_sum: of the steps of the epoch under way.
+        train_seconds: wall-clock time of the steps of the epoch under way.
+        seconds: wall-clock time of the run up to its last checkpoint, monitoring included.
+        knn_top1_init: of the untrained network, per cent.
+        curve: one line an epoch.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+    knn_top1_init: float = math.nan
+    curve: list[Line] = field(default_factory=list)
+
+
+def train_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, config: Config) -> Tensor:
+    """One step of Algorithm 1 on this worker's share of a batch, views x (V, b, 3, H, W) -> the mean loss, ()."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        p, z = model(x)  # h(f(x)) and f(x), V tensors of shape (b, d) each
+    loss = objective.loss(p, z, config).sum()
+    optimizer.zero_grad()
+    (loss * distributed.world_size() / config.batch_size).backward()  # workers' gradients are averaged
+    optimizer.step()
+    return distributed.total(loss.detach()) / config.batch_size
+
+
+def pretrain(
+    config: Config,
+    runtime: Runtime,
+    train: Images,
+    test: Images,
+    *,
+    place: checkpoint.Place,
+    on_epoch: Callable[[Line], None],
+) -> tuple[SimSiam, Progress]:
+    """Train from the last checkpoint in `place`, or from the seed, to the last epoch or to a loss that is not finite.
+
+    `on_epoch` is called on every worker with the line of each epoch.
+    """
+    run = _Run(config, runtime, train, test, place)
+    run.resume()
+    steps = run.steps_per_epoch
+    batches = train.stream(_requests(config, len(train), run.progress.step, steps))
+    while run.progress.step < config.epochs * steps and not run.diverged:
+        run.epoch(batches)
+        run.save(at_once=run.diverged or run.progress.step == config.epochs * steps)
+        on_epoch(run.progress.curve[-1])
+    return run.model, run.progress
+
+
+class _Run:
+    """The objects of one run, and what happens to them in an epoch."""
+
+    def __init__(self, config: Config, runtime: Runtime, train: Images, test: Images, place: checkpoint.Place) -> None:
+        self.config, self.runtime, self.train, self.test, self.place = config, runtime, train, test, place
+        self.device = torch.device(runtime.device)
+        dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.model = SimSiam(config).to(self.device, dtype)
+        self.dtype = dtype
+        self.parallel: torch.nn.Module = self.model
+        if distributed.world_size() > 1:
+            self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+        self.optimizer = optim.optimizer(self.model, config)
+        self.progress = Progress()
+        self.steps_per_epoch = len(train) // config.batch_size
+        self.protocol = PROTOCOLS[config.protocol]
+        self._saved = self._started = time.monotonic()
+
+    @property
+    def diverged(self) -> bool:
+        return bool(self.progress.curve) and not math.isfinite(self.progress.curve[-1]["loss"])
+
+    def resume(self) -> None:
+        content = self.place.read()
+        if content is None:
+            init = monitor.measure(self.model, self.train, self.test, self.protocol)
+            self.progress.knn_top1_init = init["knn_top1"]
+            return
+        state = checkpoint.unpack(self.config, content, self.device)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+    def save(self, at_once: bool = False) -> None:
+        """A checkpoint, if it is time for one."""
+        due = at_once or time.monotonic() - self._saved > self.runtime.checkpoint_seconds
+        if not distributed.agree(due, self.device):
+            return
+        now = time.monotonic()
+        self.progress.seconds += now - self._started
+        self._saved = self._started = now
+        if distributed.rank() == 0:
+            state = {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": dataclasses.asdict(self.progress),
+            }
+            self.place.write(checkpoint.pack(self.config, state))
+
+    def epoch(self, batches: Iterator[Tensor]) -> None:
+        """The rest of the epoch under way, and its line of the curve."""
+        config, progress, steps = self.config, self.progress, self.steps_per_epoch
+        epoch = progress.step // steps
+        order, part = _order(config, len(self.train), epoch), distributed.share(config.batch_size)
+        losses = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
+        begun = time.monotonic() - progress.train_seconds
+        self.model.train()
+        while progress.step < (epoch + 1) * steps:
+            step = progress.step % steps
+            ids = order[step * config.batch_size :][part]
+            crops = next(batches)  # (V, b, 3, H, W)
+            x = torch.stack([views.augment(crop, config, epoch, ids, view) for view, crop in enumerate(crops)])
+            optim.set_lr(self.optimizer, config, progress.step / steps)
+            losses += train_step(self.parallel, self.optimizer, x.to(self.dtype), config)
+            progress.step += 1
+            if step % _CLOCK == _CLOCK - 1 and step != steps - 1:
+                progress.loss_sum, progress.train_seconds = float(losses), time.monotonic() - begun
+                self.save()
+        loss, seconds = float(losses) / steps, time.monotonic() - begun
+        progress.loss_sum = progress.train_seconds = 0.0
+        progress.curve.append(self._line(epoch + 1, loss, seconds))
+
+    def _line(self, epoch: int, loss: float, seconds: float) -> Line:
+        finite = math.isfinite(loss)
+        measured = (
+            monitor.measure(self.model, self.train, self.test, self.protocol)
+            if finite
+            else dict.fromkeys(("z_std", "effective_rank", "knn_top1"), math.nan)
+        )
+        return {
+            "epoch": epoch,
+            "loss": loss,
+            **measured,
+            "lr": optim.lr(self.config, "encoder", epoch - 1),
+            "seconds": seconds,
+            "images_per_second": self.steps_per_epoch * self.config.batch_size / seconds,
+        }
+
+
+def _order(config: Config, images: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The sample ids of an epoch in the order of training."""
+    return randomness.permutation(images, "order", config.seed, epoch)
+
+
+def _requests(config: Config, images: int, first: int, steps: int) -> Iterator[Request]:
+    """This worker's share of every batch from step `first` to the end, with the crop of each view.
+
+    The last incomplete batch of an epoch is dropped.
+    """
+    part = distributed.share(config.batch_size)
+    for epoch in range(first // steps, config.epochs):
+        order = _order(config, images, epoch)
+        crops = [views.RandomCrop(config.seed, epoch, view, config.crop_min_area) for view in range(config.views)]
+        for step in range(first - epoch * steps if epoch == first // steps else 0, steps):
+            yield order[step * config.batch_size :][part], crops

@@ -1,0 +1,113 @@
+"""Linear evaluation: a linear classifier on the frozen backbone's pooled features (App. A)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simsiam import distributed, monitor, optim, randomness, views
+from simsiam.loader import Images, Request
+from simsiam.model import SimSiam
+from simsiam.protocols import Protocol
+
+T = TypeVar("T")
+
+_MIN_AREA = 0.08  # of a training crop: torchvision's default, as in the released code
+_VIEW = 1000  # a view number of its own, so that the probe's crops are not those of the pre-training
+
+
+def linear_top1(model: SimSiam, train: Images, test: Images, protocol: Protocol, *, seed: int) -> float:
+    """Per cent of the full test set that a linear classifier gets right. `seed` orders and crops its training."""
+    # eval: a frozen network must not move its BN statistics while the classifier trains.
+    dtype = next(model.parameters()).dtype
+    model.eval().requires_grad_(False)
+
+    def backbone(x: Tensor) -> Tensor:
+        return model.backbone(x.to(dtype)).float()
+
+    features = monitor.embed(backbone, test, protocol.crop)
+    if protocol.probe_optimizer == "lbfgs":
+        bank, labels = monitor.labelled(monitor.embed(backbone, train, protocol.crop), train)
+        mean, std = bank.mean(0), bank.std(0).clamp(min=1e-6)
+        classifier = logistic_regression(
+            (bank - mean) / std, labels, l2=_given(protocol.probe_l2), iterations=protocol.probe_epochs
+        )
+        features = (features - mean) / std
+    else:
+        classifier = _train_on_crops(backbone, model.backbone.features, train, protocol, seed)
+    with torch.no_grad():
+        right = classifier(features).argmax(1) == test.labels
+    return 100 * float(right.double().mean())
+
+
+def logistic_regression(x: Tensor, labels: Tensor, *, l2: float, iterations: int) -> nn.Linear:
+    """Multinomial logistic regression to convergence: x (N, D), labels (N,); l2 |W|^2 / 2 is added to the mean loss."""
+    classifier = _classifier(x.shape[1], labels).to(x.device)
+    solver = torch.optim.LBFGS(
+        classifier.parameters(), max_iter=iterations, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(classifier(x), labels) + l2 / 2 * classifier.weight.square().sum()
+        loss.backward()
+        return loss
+
+    solver.step(closure)  # type: ignore[arg-type]
+    return classifier
+
+
+def _train_on_crops(
+    backbone: Callable[[Tensor], Tensor], features: int, train: Images, protocol: Protocol, seed: int
+) -> nn.Linear:
+    """The paper's probe: SGD or LARS without weight decay, cosine, random resized crops and flips."""
+    ids = torch.nonzero(train.labels >= 0).flatten().cpu().numpy()
+    classifier = _classifier(features, train.labels).to(train.labels.device)
+    batch = min(_given(protocol.probe_batch), len(ids))
+    lr = _given(protocol.probe_lr) * batch / 256
+    kind = {"sgd": torch.optim.SGD, "lars": optim.LARS}[protocol.probe_optimizer]
+    optimizer = kind(classifier.parameters(), lr=lr, momentum=0.9)
+    steps = len(ids) // batch
+    pixels = train.stream(_requests(ids, batch, protocol.probe_epochs, seed))
+    for number, (chosen, _) in enumerate(_requests(ids, batch, protocol.probe_epochs, seed)):
+        flip = torch.from_numpy(randomness.uniform("probe flip", seed, number // steps, chosen) < 0.5)
+        crop = next(pixels)[0]
+        crop = torch.where(flip.to(crop.device).view(-1, 1, 1, 1), crop.flip(-1), crop)
+        with torch.no_grad():
+            z = backbone(views.normalise(crop))
+        wanted = train.labels[torch.from_numpy(chosen).to(crop.device)]
+        for group in optimizer.param_groups:
+            group["lr"] = lr * optim.cosine(number / (steps * protocol.probe_epochs))
+        optimizer.zero_grad()
+        (F.cross_entropy(classifier(z), wanted, reduction="sum") / batch).backward()
+        for p in classifier.parameters():
+            p.grad = distributed.total(_given(p.grad))
+        optimizer.step()
+    return classifier
+
+
+def _requests(ids: views.Ids, batch: int, epochs: int, seed: int) -> Iterator[Request]:
+    """This worker's share of each full batch of the labelled pictures, and one crop of each."""
+    part = distributed.share(batch)
+    for epoch in range(epochs):
+        order = ids[randomness.permutation(len(ids), "probe order", seed, epoch)]
+        crop = views.RandomCrop(seed, epoch, _VIEW, _MIN_AREA)
+        for step in range(len(ids) // batch):
+            yield order[step * batch :][part], [crop]
+
+
+def _classifier(features: int, labels: Tensor) -> nn.Linear:
+    """A linear layer that starts at zero."""
+    classifier = nn.Linear(features, int(labels.max()) + 1)
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+def _given(value: T | None) -> T:
+    assert value is not None
+    return value

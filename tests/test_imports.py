@@ -1,0 +1,98 @@
+"""The arrows between the rooms, and what listing and planning may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
+
+# What each room of ablations/ may import of ablations/; a room not named here may import nothing of it.
+ARROWS = {
+    "run": {"table", "store", "report", "launch", "launch_local"},
+    "launch": {"trial", "store", "report", "table", "provenance"},
+    "launch_local": {"trial", "store", "report", "table"},
+    "report": {"table"},
+    "store": {"table", "provenance"},
+    "table": {"tables"},
+    "tables": {"table"},
+    "trial": {"provenance"},
+}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def packages(file: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(file)}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_imports_follow_the_arrows(file: Path) -> None:
+    room = file.relative_to(ROOT).with_suffix("").parts
+    if room[0] == "simsiam":
+        assert packages(file).isdisjoint({"ablations", "ray", "pandas"})
+        if room[-1] != "data":
+            assert "pyarrow" not in packages(file)
+        return
+    assert ("ray" in packages(file)) == (room[1] == "launch")
+    if room[1] != "store":
+        assert "pyarrow" not in packages(file)
+    ours = {name.split(".")[1] for name in imported(file) if name.startswith("ablations.")}
+    assert ours <= ARROWS.get(room[1], set())
+    if room[1] in ("table", "tables"):
+        of_simsiam = {name for name in imported(file) if name.startswith("simsiam.")}
+        assert {name.split(".")[1] for name in of_simsiam} <= {"config", "recipes"}
+
+
+HEAVY = ("torch", "torchvision", "ray", "pandas", "scipy", "sklearn")
+
+
+def heavy_after(*arguments: str) -> set[str]:
+    """The heavy modules that are loaded after a command."""
+    code = (
+        "import sys, runpy\nsys.argv = ['ablations/run.py', *sys.argv[1:]]\n"
+        "try: runpy.run_path('ablations/run.py', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print('modules', *sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    loaded = out.rsplit("modules", 1)[1].split()
+    return {name for name in HEAVY if name in loaded}
+
+
+def test_listing_and_planning_import_nothing_heavy(tmp_path: Path) -> None:
+    assert heavy_after("--list") == set()
+    assert heavy_after("--table", "stop_gradient", "--plan", "--results", str(tmp_path)) == set()
+
+
+def test_train_step_fits_in_15_lines() -> None:
+    tree = ast.parse((ROOT / "simsiam" / "pretrain.py").read_text())
+    step = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train_step")
+    assert step.end_lineno is not None
+    assert step.end_lineno - step.lineno + 1 <= 15
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_files_and_functions_stay_small(file: Path) -> None:
+    source = file.read_text()
+    assert source.count("\n") <= 350
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 50, node.name

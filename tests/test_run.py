@@ -1,0 +1,225 @@
+"""The command line, as a user types it, with the local launcher."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny
+from PIL import Image
+
+from ablations import run
+from ablations import trial as trials
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--table", "stop_gradient", "--launcher", "local", *tiny.OVERRIDES]
+
+
+def encoded(color: int, kind: str = "PNG", size: tuple[int, int] = (12, 12)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (color, 255 - color, 0)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_parquet(folder: Path, images: list[bytes], image: str = "image", label: str = "label") -> Path:
+    folder.mkdir(exist_ok=True)
+    column = [{"bytes": content, "path": None} for content in images]
+    for split in ("train", "test"):
+        labels = [i % 2 for i in range(len(images))]
+        pq.write_table(pa.table({image: column, label: labels}), folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The fingerprints of the trials that were started."""
+    names: list[str] = []
+    real = trials.run
+
+    def counted(config: Any, *args: Any, **kwargs: Any) -> Any:
+        names.append(trials.configs.fingerprint(config))
+        return real(config, *args, **kwargs)
+
+    monkeypatch.setattr(trials, "run", counted)
+    return names
+
+
+def test_a_table_runs_once_and_a_deleted_trial_runs_again(
+    tmp_path: Path, started: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*TINY, "--seeds", "2", "--results", str(tmp_path)]
+    assert run.main(command) == 0
+    assert len(started) == 4
+    first = pd.read_parquet(tmp_path / "stop_gradient.parquet")
+    assert list(first.row) == ["with", "with", "without", "without"]
+    assert first.linear_top1.between(0, 100).all()
+    assert (first.test_images == 360).all()
+
+    assert run.main(command) == 0
+    assert len(started) == 4
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "stop_gradient.parquet"), first)
+
+    gone = first.fingerprint[2]
+    (tmp_path / "trials" / f"{gone}.parquet").unlink()
+    assert run.main(command) == 0
+    assert started[4:] == [gone]
+    again = pd.read_parquet(tmp_path / "stop_gradient.parquet")
+    clock = ["wall_seconds", "images_per_second", "started", "ended"]
+    pd.testing.assert_frame_equal(again.drop(columns=clock), first.drop(columns=clock))
+    assert "| with    | 67.7" in capsys.readouterr().out
+
+
+def test_one_trials_exception_stops_neither_the_others_nor_hides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = trials.run
+
+    def broken(config: Any, *args: Any, **kwargs: Any) -> Any:
+        if config.stop_gradient:
+            raise RuntimeError("the disk is on fire")
+        return real(config, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "run", broken)
+        assert run.main([*TINY, "--results", str(tmp_path)]) == 1
+    table = pd.read_parquet(tmp_path / "stop_gradient.parquet").set_index("row")
+    assert table.outcome["with"] == "failed"
+    assert table.message["with"] == "RuntimeError: the disk is on fire"
+    assert table.outcome["without"] != "failed"
+    assert "the disk is on fire" in capsys.readouterr().out
+    assert run.main([*TINY, "--results", str(tmp_path)]) == 0  # a failure is not done: it runs again
+    assert "failed" not in set(pd.read_parquet(tmp_path / "stop_gradient.parquet").outcome)
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = trials.run
+
+    def interrupted(config: Any, *args: Any, **kwargs: Any) -> Any:
+        if not config.stop_gradient:
+            raise KeyboardInterrupt
+        return real(config, *args, **kwargs)
+
+    monkeypatch.setattr(trials, "run", interrupted)
+    assert run.main([*TINY, "--results", str(tmp_path)]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().out
+    assert list(pd.read_parquet(tmp_path / "stop_gradient.parquet").row) == ["with"]
+
+
+def test_a_killed_run_keeps_its_trials_and_is_completed_by_the_same_command(tmp_path: Path) -> None:
+    command = [*TINY, "--seeds", "3", "--results", str(tmp_path)]
+    script = [sys.executable, str(ROOT / "ablations" / "run.py"), *command]
+    with subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
+        limit = time.monotonic() + 120
+        while not [*tmp_path.glob("trials/*.parquet")] and time.monotonic() < limit:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    kept = {file: file.read_bytes() for file in tmp_path.glob("trials/*.parquet")}
+    assert 0 < len(kept) < 6
+    assert run.main(command) == 0
+    assert len([*tmp_path.glob("trials/*.parquet")]) == 6
+    assert all(file.read_bytes() == content for file, content in kept.items())
+    assert len(pd.read_parquet(tmp_path / "stop_gradient.parquet")) == 6
+
+
+def test_pictures_go_from_a_folder_to_parquet(tmp_path: Path) -> None:
+    # Two sizes, so that they are decoded while reading.
+    pictures = [encoded(10 * (i % 20), size=(12, 12 + i % 2)) for i in range(40)]
+    folder = write_parquet(tmp_path / "data", pictures, image="img", label="labels")
+    small = ["--set", "batch_size=16", "--set", "epochs=1", "--set", "image_size=8", "--set", "width=4"]
+    command = ["--table", "stop_gradient", "--launcher", "local", "--data", str(folder), *small]
+    assert run.main([*command, "--results", str(tmp_path / "out")]) == 0
+    table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
+    assert table.data.str.startswith("parquet@").all()
+    assert (table.test_images == 40).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "Name a table with --table. Known: stop_gradient, predictor"),
+        (["--table", "stop_gradeint"], "Unknown table 'stop_gradeint'. Did you mean 'stop_gradient'?"),
+        (["--table", "stop_gradient", "--rows", "with,out"], "Unknown row of table stop_gradient 'out'"),
+        (["--table", "stop_gradient", "--recipe", "digts"], "Unknown recipe 'digts'. Did you mean 'digits'?"),
+        (["--table", "stop_gradient", "--set", "epoch=3"], "Unknown field 'epoch'. Did you mean 'epochs'?"),
+        (["--table", "stop_gradient", "--set", "epochs"], "--set takes FIELD=VALUE. Got 'epochs' instead."),
+        (["--table", "stop_gradient", "--set", "epochs=many"], "'epochs' must be a whole number at least 1"),
+        (["--table", "stop_gradient", "--set", "data=x"], "--set data does not exist: use --data."),
+        (["--table", "stop_gradient", "--set", "seed=3"], "--set seed does not exist: use --seeds."),
+        (["--table", "stop_gradient", "--set", "protocol=knn"], "'protocol' must be one of imagenet"),
+        (["--table", "stop_gradient", "--set", "batch_size=1438"], "at most the 1437 training images. Got 1438"),
+        (["--table", "stop_gradient", "--set", "stop_gradient=true"], "varies this field itself"),
+        (["--table", "stop_gradient", "--seeds", "0"], "--seeds must be at least 1. Got 0 instead."),
+        (["--table", "stop_gradient", "--recipe", "cifar10"], "Recipe cifar10 needs pictures"),
+        (["--table", "stop_gradient", "--launcher", "local", "--workers", "2"], "--launcher local has one worker"),
+        (["--table", "stop_gradient", "--data", "no/such"], "does not exist"),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
+)
+def test_a_wrong_command_says_so_in_one_line(
+    arguments: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("SIMSIAM_DATA", raising=False)
+    assert run.main([*arguments, "--results", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+
+
+def test_data_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = [encoded(i) for i in range(30)]
+    broken[17] = broken[17][:-30]
+    (tmp_path / "empty").mkdir()
+    cases = {
+        tmp_path / "empty": "holds nothing that can be read. Known layouts:",
+        write_parquet(tmp_path / "nameless", broken, image="picture"): "has no image column. Known names: image, img",
+        write_parquet(tmp_path / "broken", broken): "train.parquet, row 17",
+    }
+    for folder, complaint in cases.items():
+        command = ["--table", "stop_gradient", "--launcher", "local", "--set", "batch_size=16", "--data", str(folder)]
+        assert run.main([*command, "--results", str(tmp_path / "out")]) == 2
+        message = capsys.readouterr().err
+        assert complaint in message
+        assert "Traceback" not in message
+        assert message.count("\n") == 1
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run.main([*TINY, "--results", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_plan_tells_what_is_there_and_starts_nothing(
+    tmp_path: Path, started: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*TINY, "--results", str(tmp_path)]
+    assert run.main([*command, "--rows", "with"]) == 0
+    capsys.readouterr()
+    assert run.main([*command, "--plan"]) == 0
+    out = capsys.readouterr().out
+    assert "with seed 0: done" in out
+    assert "without seed 0: to run" in out
+    assert "2 distinct trainings, 1 to run" in out
+    assert len(started) == 1
+
+
+def test_list_names_tables_rows_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    for word in ("stop_gradient", "predictor", "frozen", "digits", "imagenet"):
+        assert word in out

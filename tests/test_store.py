@@ -1,0 +1,174 @@
+"""Parquet on a disk: what is kept, what is told apart, and what a torn write leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from test_config import some_configs
+
+from ablations import store as stores
+from ablations import table as tables
+from ablations.store import INFEASIBLE, Store, unfinished
+from ablations.table import Row, Table, Trial, UserError
+from simsiam.config import FIELDS, Config, fingerprint
+
+
+def plan(table: str = "stop_gradient", **changes: Any) -> list[Trial]:
+    asked: dict[str, Any] = dict(recipe="digits", data="digits@0", train_images=1437, overrides={})
+    return tables.plan(tables.get(table), **(asked | changes))
+
+
+def a_result(config: Config, **changes: Any) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(config),
+        "fingerprint": fingerprint(config),
+        "outcome": "finished",
+        "knn_top1": 90.0,
+        **changes,
+    }
+
+
+def finish(store: Store, trials: list[Trial], **changes: Any) -> None:
+    for trial in trials:
+        store.write(a_result(trial.config, **changes), [{"epoch": 1, "loss": -0.5}])
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(config=some_configs())
+def test_a_config_survives_parquet(tmp_path: Path, config: Config) -> None:
+    store = Store(tmp_path)
+    store.write(a_result(config), [])
+    kept = store.trial(fingerprint(config))
+    assert kept is not None
+    assert Config(**{name: kept[name] for name in FIELDS}) == config
+
+
+def test_a_table_is_in_the_papers_order_with_every_column_of_the_schema(tmp_path: Path) -> None:
+    store, trials = Store(tmp_path), plan("predictor", seeds=2)
+    finish(store, trials[::-1])
+    store.rebuild(trials)
+    frame = pd.read_parquet(tmp_path / "predictor.parquet")
+    assert list(frame.columns) == list(stores.COLUMNS)
+    assert list(zip(frame.row, frame.seed, strict=True)) == [(t.row.name, t.config.seed) for t in trials]
+    assert list(frame.paper) == [67.7, 67.7, 0.1, 0.1, 1.5, 1.5, 68.1, 68.1]
+    assert frame.predictor_lr.isna().sum() == 4
+    units = {field.name: field.metadata[b"unit"] for field in pq.read_schema(tmp_path / "predictor.parquet")}
+    assert units["knn_top1"] == b"per cent of the test set"
+
+
+def test_one_trial_is_a_row_of_every_table_that_asks_for_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    trials = [*plan("stop_gradient"), *plan("predictor")]
+    finish(store, [trials[0]])
+    store.rebuild(trials)
+    assert [line["row"] for line in store.table("stop_gradient")] == ["with"]
+    assert [line["row"] for line in store.table("predictor")] == ["baseline"]
+
+
+def test_a_quick_try_stands_beside_the_table_and_replaces_nothing(tmp_path: Path) -> None:
+    store, real, quick = Store(tmp_path), plan(seeds=2), plan(overrides={"epochs": 1})
+    finish(store, real)
+    store.rebuild(real)
+    finish(store, quick, knn_top1=10.0)
+    store.rebuild(quick)
+    frame = pd.read_parquet(tmp_path / "stop_gradient.parquet")
+    assert list(frame[frame.overrides == ""].knn_top1) == [90.0] * 4
+    assert list(frame[frame.overrides == "epochs=1"].knn_top1) == [10.0] * 2
+
+
+def test_outcomes_without_numbers_are_rows_but_not_done(tmp_path: Path) -> None:
+    table = Table(
+        name="t",
+        title="T",
+        section="",
+        varies=("batch_size",),
+        rows=(Row(name="ok", changes={}), Row(name="huge", changes={"batch_size": 4096})),
+    )
+    trials = tables.plan(table, recipe="digits", data="digits@0", train_images=1437, overrides={})
+    store = Store(tmp_path)
+    store.write_failure(unfinished(trials[0].config, "failed", "it broke"))
+    store.rebuild(trials)
+    assert [(line["outcome"], line["message"]) for line in store.table("t")] == [
+        ("failed", "it broke"),
+        (INFEASIBLE, "batch_size must be at most the 1437 training images. Got 4096 instead."),
+    ]
+    assert store.trial(trials[0].fingerprint) is None
+    finish(store, [trials[0]])
+    store.rebuild(trials)
+    assert store.table("t")[0]["outcome"] == "finished"
+    assert store.failure(trials[0].fingerprint) is None
+
+
+def test_a_finished_trial_leaves_its_curve_and_no_checkpoint(tmp_path: Path) -> None:
+    store, (trial, _) = Store(tmp_path), plan()
+    place = store.checkpoint(trial.fingerprint)
+    place.write(b"half")
+    assert place.read() == b"half"
+    finish(store, [trial])
+    assert place.read() is None
+    assert pd.read_parquet(tmp_path / "curves" / f"{trial.fingerprint}.parquet").epoch.tolist() == [1]
+
+
+def test_a_write_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, (trial, _) = Store(tmp_path), plan()
+    finish(store, [trial])
+
+    def die(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, die)
+            with pytest.raises(OSError, match="No space"):
+                finish(store, [trial], knn_top1=1.0)
+        kept = store.trial(trial.fingerprint)
+        assert kept is not None
+        assert kept["knn_top1"] == 90.0
+    assert not [*tmp_path.rglob("*.tmp")]
+
+
+def test_the_curve_is_there_before_the_trial_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, (trial, _) = Store(tmp_path), plan()
+    written: list[str] = []
+    replace = os.replace
+
+    def record(source: Path, target: Path) -> None:
+        written.append(Path(target).parent.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", record)
+    finish(store, [trial])
+    assert written == ["curves", "trials"]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    store, (trial, _) = Store(tmp_path), plan()
+    finish(store, [trial])
+    file = tmp_path / "trials" / f"{trial.fingerprint}.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{file.name} is damaged"):
+        store.trial(trial.fingerprint)
+
+
+def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
+    store, (trial, _) = Store(tmp_path), plan()
+    finish(store, [trial], outcome="diverged", loss=math.nan, z_std=math.inf)
+    kept = store.trial(trial.fingerprint)
+    assert kept is not None
+    assert math.isnan(kept["loss"])
+    assert kept["z_std"] == math.inf
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"results folder .*file.* cannot be written"):
+        Store(tmp_path / "file").check_writable()
+    Store(tmp_path / "new" / "folder").check_writable()

@@ -1,0 +1,97 @@
+"""Tables and plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ablations import table as tables
+from ablations.table import Row, Table, Trial, UserError
+from simsiam import config as configs
+
+
+def plan(table: Table | str, **changes: Any) -> list[Trial]:
+    asked: dict[str, Any] = dict(recipe="digits", data="digits@0", train_images=1437, overrides={}, seeds=1)
+    return tables.plan(tables.get(table) if isinstance(table, str) else table, **(asked | changes))
+
+
+def a_table(*rows: Row, varies: tuple[str, ...] = ("batch_size",)) -> Table:
+    return Table(name="t", title="T", section="Sec. 0", varies=varies, rows=rows)
+
+
+@pytest.mark.parametrize("name", tables.names())
+def test_rows_differ_only_in_what_the_table_declares(name: str) -> None:
+    table = tables.get(name)
+    trials = plan(name)
+    assert [trial.row.name for trial in trials] == [row.name for row in table.rows]
+    for trial in trials[1:]:
+        differing = configs.difference(trials[0].config, trial.config)
+        # Where h is gone, the fields of h are set to None with it.
+        assert set(differing) <= set(table.varies) | ({"predictor_hidden"} if "predictor" in table.varies else set())
+        assert differing
+
+
+def test_the_papers_rows_and_numbers() -> None:
+    rows = {row.name: (row.changes, row.paper) for row in tables.get("stop_gradient").rows}
+    assert rows == {"with": ({"stop_gradient": True}, 67.7), "without": ({"stop_gradient": False}, 0.1)}
+    assert [row.paper for row in tables.get("predictor").rows] == [67.7, 0.1, 1.5, 68.1]
+    first = plan("predictor")
+    assert [(t.config.predictor, t.config.predictor_lr) for t in first] == [
+        ("mlp", "cosine"), ("none", None), ("frozen", None), ("mlp", "constant"),
+    ]  # fmt: skip
+
+
+def test_tables_share_the_training_of_the_same_config() -> None:
+    assert plan("stop_gradient")[0].fingerprint == plan("predictor")[0].fingerprint
+
+
+def test_seeds_are_trials_of_their_own() -> None:
+    trials = plan("stop_gradient", seeds=3)
+    assert [(trial.row.name, trial.config.seed) for trial in trials] == [
+        (row, seed) for row in ("with", "without") for seed in (0, 1, 2)
+    ]
+    assert len({trial.fingerprint for trial in trials}) == 6
+
+
+def test_overrides_lie_over_the_recipe_and_the_tables_base_but_under_the_row() -> None:
+    trials = plan("stop_gradient", overrides={"epochs": 7, "predictor_lr": "constant"})
+    assert all(trial.config.epochs == 7 and trial.config.predictor_lr == "constant" for trial in trials)
+    assert trials[0].overrides == "epochs=7 predictor_lr=constant"
+    with pytest.raises(UserError, match="varies this field itself"):
+        plan("stop_gradient", overrides={"stop_gradient": True})
+
+
+def test_a_row_may_be_a_function_of_the_baseline() -> None:
+    table = a_table(Row(name="tenth", changes=lambda base: {"warmup_epochs": base["epochs"] / 10}))
+    assert plan(table, overrides={"epochs": 50})[0].config.warmup_epochs == 5.0
+
+
+def test_a_row_too_large_for_the_data_is_infeasible_and_the_others_are_not() -> None:
+    table = a_table(
+        Row(name="fits", changes={"batch_size": 1437}), Row(name="too_large", changes={"batch_size": 1438})
+    )
+    fits, too_large = plan(table)
+    assert fits.infeasible is None
+    assert too_large.infeasible == "batch_size must be at most the 1437 training images. Got 1438 instead."
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"rows": ["wiht"]}, r"Unknown row of table stop_gradient 'wiht'. Did you mean 'with'\? Known: with, without."),
+        ({"recipe": "digit"}, r"Unknown recipe 'digit'. Did you mean 'digits'\?"),
+        ({"overrides": {"batch_size": 2000}}, "batch_size must be at most the 1437 training images. Got 2000"),
+        ({"overrides": {"train_images": 100}}, "batch_size must be at most the 100 training images. Got 128"),
+        ({"overrides": {"train_images": 1437}}, "train_images must be below the 1437 pictures there are"),
+        ({"overrides": {"warmup_epochs": 500.0}}, "Recipe digits with --set: warmup_epochs must be below epochs"),
+    ],
+)
+def test_a_wrong_plan_is_refused(asked: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        plan("stop_gradient", **asked)
+
+
+def test_an_unknown_table_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"Unknown table 'stop_gradeint'. Did you mean 'stop_gradient'\? Known: stop_g"):
+        tables.get("stop_gradeint")
