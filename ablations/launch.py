@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import signal
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402  (Ray reads its environment when it is imported)
 import ray.train  # noqa: E402
@@ -96,10 +98,12 @@ def launch(
 
 def _connect() -> None:
     """Join the cluster that RAY_ADDRESS names or that runs here, else start one on this machine."""
-    environment = dict(_ENVIRONMENT)
+    environment = {name: os.environ[name] for name in _ENVIRONMENT}
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job's working_dir is on the path already
-        environment["PYTHONPATH"] = str(provenance.ROOT)
+        environment["PYTHONPATH"] = os.pathsep.join([str(provenance.ROOT), os.environ.get("PYTHONPATH", "")])
     ray.init(runtime_env={"env_vars": environment}, logging_level=logging.ERROR, log_to_driver=False)
+    # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _resources(runtime: Runtime) -> dict[str, float]:
@@ -179,6 +183,9 @@ class _Watch(TrialProgressCallback):
     def __init__(self, store: Store, progress: Progress, on_done: Callable[[], None]) -> None:
         super().__init__()
         self._store, self._progress, self._on_done = store, progress, on_done
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks into a state that nothing here reads back
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._progress.start(fingerprint(_config(trial)))

@@ -54,6 +54,8 @@ def _words(node: ast.AST) -> Iterator[str]:
     for name, value in ast.iter_fields(node):
         children = value if isinstance(value, list) else [value]
         for child in children[1:] if documented and name == "body" else children:
+            if isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant) and not child.value:
+                continue  # Python 3.12 ends a format with an empty one
             if isinstance(child, ast.AST):
                 yield name
                 yield from _words(child)

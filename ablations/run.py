@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:  # started as a script, the path has ablations/ itself and not the repository
-    sys.path[:1] = [str(ROOT)]
+if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
+    sys.path[0] = str(ROOT)
 
 from ablations import table as tables  # noqa: E402
 from ablations.table import Trial, UserError  # noqa: E402
@@ -183,12 +182,13 @@ def _launch(
         workers=args.workers,
         loader_processes=args.loader_processes,
     )
-    if args.launcher == "local":
-        from ablations.launch_local import launch
-    else:
-        from ablations.launch import launch
-    # `ray job stop` ends a job with SIGTERM: to be handled as Ctrl-C is.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        if args.launcher == "local":
+            from ablations.launch_local import launch
+        else:
+            from ablations.launch import launch
+    except ModuleNotFoundError as error:
+        raise UserError(f"--launcher {args.launcher} needs the package {error.name}, which is not installed.") from None
     with Progress(todo) as progress:
         launch(todo, runtime, store, progress, on_done)
 

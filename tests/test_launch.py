@@ -79,5 +79,3 @@ def test_more_workers_than_the_cluster_holds_are_refused(
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--workers", "4", "--results", str(tmp_path)]
     assert run.main(command) == 2
     assert "asks for 4 CPU; the cluster has 3 CPU" in capsys.readouterr().err
-
-

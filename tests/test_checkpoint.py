@@ -1,0 +1,33 @@
+"""A half-done run as bytes."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import tiny
+import torch
+
+from simsiam import checkpoint
+
+
+def test_a_state_comes_back_bit_for_bit() -> None:
+    state = {"model": {"w": torch.randn(3)}, "progress": {"step": 7, "curve": [{"loss": 0.1 + 0.2}], "init": None}}
+    again = checkpoint.unpack(tiny.config(), checkpoint.pack(tiny.config(), state))
+    assert torch.equal(again["model"]["w"], state["model"]["w"])
+    assert again["progress"] == state["progress"]
+
+
+def test_another_config_is_refused_by_its_fields() -> None:
+    content = checkpoint.pack(tiny.config(seed=1), {})
+    with pytest.raises(checkpoint.WrongCheckpointError, match=r"differ in seed \(checkpoint 1, here 2\)"):
+        checkpoint.unpack(tiny.config(seed=2), content)
+
+
+def test_code_in_a_checkpoint_is_not_run() -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (print, ("boom",))
+
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoint.unpack(tiny.config(), checkpoint.pack(tiny.config(), {"bomb": Bomb()}))

@@ -1,0 +1,81 @@
+"""What a person reads."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from ablations import report
+from ablations import table as tables
+
+
+def line(row: str, **values: Any) -> dict[str, Any]:
+    empty = dict.fromkeys(
+        ("linear_top1", "knn_top1", "knn_top1_init", "z_std", "effective_rank", "wall_seconds", "message")
+    )
+    return {"row": row, "outcome": "finished", "knn_top1_pixels": None, **empty, **values}
+
+
+def test_a_table_reads_like_the_papers() -> None:
+    lines = [
+        line("with", linear_top1=90.0, wall_seconds=60.0, knn_top1_pixels=97.78),
+        line("with", linear_top1=92.0, wall_seconds=62.0, knn_top1_pixels=97.78),
+        line("without", outcome="collapsed", linear_top1=10.0, wall_seconds=3700.0),
+        line("without", outcome="failed", message="it broke"),
+    ]
+    text = report.results(tables.get("stop_gradient"), lines)
+    rows = {
+        cells[1]: cells[2:-1]
+        for cells in ([c.strip() for c in row.split("|")] for row in text.split("\n"))
+        if cells[1:]
+    }
+    assert rows["row"] == ["paper", "ours", "kNN", "untrained", "z_std", "rank", "outcome", "time"]
+    assert rows["with"] == ["67.7", "91.0 ± 1.4", "-", "-", "-", "-", "finished", "1:01"]
+    assert rows["without"] == ["0.1", "10.0", "-", "-", "-", "-", "1 collapsed, 1 failed", "1:01:40"]
+    assert "without: it broke" in text
+    assert "kNN on the raw pixels: 97.8 %." in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.7, "1:00"), (725, "12:05"), (11525, "3:12:05")])
+def test_durations(seconds: float, text: str) -> None:
+    assert report.duration(seconds) == text
+
+
+def a_trial() -> Any:
+    return tables.plan(
+        tables.get("stop_gradient"), recipe="digits", data="digits@0", train_images=1437, overrides={"epochs": 4}
+    )[0]
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
+    trial = a_trial()
+    with report.Progress([trial]) as progress:
+        progress.start(trial.fingerprint)
+        for epoch in (1, 2, 3):
+            clock[0] += 10
+            progress.epoch(trial.fingerprint, {"epoch": epoch, "loss": -0.5, "z_std": 0.9, "knn_top1": 80.0})
+        progress.finish(trial.fingerprint, {"outcome": "finished", "wall_seconds": 40.0, "message": None})
+    assert capsys.readouterr().out.splitlines() == [
+        "stop_gradient/with seed 0: starting",
+        "stop_gradient/with seed 0: epoch 2/4, loss -0.500, z_std 0.90, kNN 80.0 %, 0:20 left",
+        "stop_gradient/with seed 0: finished in 0:40",
+    ]
+
+
+def test_progress_is_a_live_table_in_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    trial = a_trial()
+    with report.Progress([trial]) as progress:
+        progress.epoch(trial.fingerprint, {"epoch": 3, "loss": -0.5, "z_std": 0.9, "knn_top1": 80.0})
+    shown = capsys.readouterr().out
+    for word in ("trial", "left", "stop_gradient/with seed 0", "running", "3/4", "-0.500", "80.0"):
+        assert word in shown
