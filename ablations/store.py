@@ -44,6 +44,7 @@ METRICS: Columns = {
     "outcome": (_TEXT, "finished, collapsed, diverged, infeasible or failed"),
     "fingerprint": (_TEXT, "identity of the trial"),
     "loss": (_REAL, "mean of the last epoch"),
+    "loss_roughness": (_REAL, "mean absolute change from epoch to epoch, second half of training"),
     "z_std": (_REAL, "std of z/||z|| times sqrt(d), test set"),
     "effective_rank": (_REAL, "of z/||z||, test set, 1 to d"),
     "knn_top1": (_REAL, "per cent of the test set"),

@@ -44,6 +44,7 @@ def run(
         "fingerprint": configs.fingerprint(config),
         "outcome": outcome,
         **{name: last[name] for name in ("loss", "z_std", "effective_rank", "knn_top1")},
+        "loss_roughness": monitor.roughness([line["loss"] for line in progress.curve]),
         "linear_top1": None,
         "knn_top1_init": progress.knn_top1_init,
         "knn_top1_pixels": _raw_pixel_knn(train, test, protocol),

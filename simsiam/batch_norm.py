@@ -51,7 +51,7 @@ class BatchNorm(_BatchNorm):
         y, mean, var, count = _Normalise.apply(x, members, self.batch_size // self.group, self.eps)
         self._track(mean, var * (count / (count - 1)))
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        return y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
+        return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype) if self.affine else y
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:

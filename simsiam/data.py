@@ -62,7 +62,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Pictures:
-    """One split. Either `pixels` holds every picture, uint8 (N, H, W, 3), or `decode` reads picture i when asked.
+    """One split. Either `pixels` holds every picture, uint8 (N, H, W, 3), or `encoded` reads picture i when asked.
 
     `labels` is (N,) int64, -1 where there is none. `where(i)` names picture i for an error message.
     """
@@ -70,29 +70,29 @@ class Pictures:
     labels: npt.NDArray[np.int64]
     where: Callable[[int], str]
     pixels: npt.NDArray[np.uint8] | None = None
-    source: Callable[[int], Any] | None = None
+    encoded: Callable[[int], bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, ids: npt.NDArray[np.integer]) -> Pictures:
         """The pictures `ids`, renumbered from 0."""
-        source, where = self.source, self.where
+        encoded, where = self.encoded, self.where
         return Pictures(
             labels=self.labels[ids],
             where=lambda i: where(int(ids[i])),
             pixels=None if self.pixels is None else self.pixels[ids],
-            source=None if source is None else lambda i: source(int(ids[i])),
+            encoded=None if encoded is None else lambda i: encoded(int(ids[i])),
         )
 
     def open(self, i: int) -> Any:
         """Picture i as a PIL image whose pixels are not decoded yet: its size costs only the header."""
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
-        assert self.source is not None
+        assert self.encoded is not None
         try:
-            return Image.open(self.source(i))
-        except (OSError, UnidentifiedImageError, ValueError, TypeError) as error:
+            return Image.open(io.BytesIO(self.encoded(i)))
+        except (OSError, ValueError) as error:
             raise self.corrupt(i, error) from None
 
     def decode(self, i: int) -> Any:
@@ -119,14 +119,11 @@ def locate(path: Path | None) -> Source:
     for folder, (layout, train, test) in _TORCHVISION.items():
         if (path / folder).is_dir():
             return Source(layout, _digest(path / folder, sorted((path / folder).iterdir())), train, test, path)
-    if parquet := _parquet_files(path):
-        files = _both(path, parquet)
-        counts = {split: sum(_parquet_rows(file) for file in files[split]) for split in files}
-        return Source("parquet", _digest(path, files[TRAIN] + files[TEST]), counts[TRAIN], counts[TEST], path)
-    if folders := _image_files(path):
-        images = _both(path, folders)
-        digest = _digest(path, images[TRAIN] + images[TEST])
-        return Source("images", digest, len(images[TRAIN]), len(images[TEST]), path)
+    for layout in ("parquet", "images"):
+        if any(_named_files(path, layout).values()):
+            files = _files(path, layout)
+            train, test = (_count(layout, files[split]) for split in (TRAIN, TEST))
+            return Source(layout, _digest(path, files[TRAIN] + files[TEST]), train, test, path)
     raise DataError(
         f"The data folder {path} holds nothing that can be read. Known layouts: train*.parquet and test*.parquet (here "
         f"or in data/), {', '.join(_TORCHVISION)}, or train/ and val/ with a folder of images for each class."
@@ -136,6 +133,8 @@ def locate(path: Path | None) -> Source:
 def read(source: Source, split: str, images: int | None = None) -> Pictures:
     """One split, `train` or `test`, of located data; with `images`, that many of it: a fixed random choice."""
     pictures = _read(source, split)
+    if not len(pictures):
+        raise DataError(f"The {split} split of {source.path} has no pictures.")
     if images is None:
         return pictures
     if images >= len(pictures):
@@ -149,9 +148,9 @@ def _read(source: Source, split: str) -> Pictures:
     if source.path is None:
         return _read_digits(split)
     if source.layout == "parquet":
-        return _read_parquet(_both(source.path, _parquet_files(source.path))[split])
+        return _read_parquet(_files(source.path, "parquet")[split])
     if source.layout == "images":
-        return _read_folder(source.path, _both(source.path, _image_files(source.path))[split])
+        return _read_folder(source.path, _files(source.path, "images"), split)
     return _read_torchvision(source, split)
 
 
@@ -161,7 +160,7 @@ def check(source: Source) -> None:
 
     for split in (TRAIN, TEST):
         pictures = read(source, split)
-        if pictures.source is not None:
+        if pictures.encoded is not None:
             with ThreadPoolExecutor() as pool:  # PIL lets go of the interpreter lock while it decodes
                 for _ in pool.map(pictures.decode, range(len(pictures)), chunksize=64):
                     pass
@@ -171,8 +170,7 @@ def encoded_bytes(source: Source) -> int:
     """The size on disk of the pictures that `check` would decode."""
     if source.path is None or source.layout not in ("parquet", "images"):
         return 0
-    find = _parquet_files if source.layout == "parquet" else _image_files
-    return sum(file.stat().st_size for files in find(source.path).values() for file in files)
+    return sum(file.stat().st_size for files in _files(source.path, source.layout).values() for file in files)
 
 
 def _digest(root: Path, files: Sequence[Path]) -> str:
@@ -181,35 +179,35 @@ def _digest(root: Path, files: Sequence[Path]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
-def _both(path: Path, files: dict[str, list[Path]]) -> dict[str, list[Path]]:
+def _files(path: Path, layout: str) -> dict[str, list[Path]]:
+    """Split -> its files. Of `test`, `validation` and `val`, the first that is there is the test split."""
+    named = _named_files(path, layout)
+    files = {}
     for split, names in _SPLIT_NAMES.items():
-        if not files.get(split):
+        files[split] = next((named[name] for name in names if named.get(name)), [])
+        if not files[split]:
             raise DataError(f"The data folder {path} has no {split} split. Name it {' or '.join(names)}.")
     return files
 
 
-def _split_of(name: str) -> str | None:
-    return next((split for split, names in _SPLIT_NAMES.items() if name in names), None)
+def _named_files(path: Path, layout: str) -> dict[str, list[Path]]:
+    """Name of a split as it stands on the disk -> its files.
 
-
-def _parquet_files(path: Path) -> dict[str, list[Path]]:
-    """Split -> its files: train.parquet or train-00000-of-00002.parquet, here or in data/."""
+    Parquet: train.parquet or train-00000-of-00002.parquet, here or in data/. Images: train/<class>/<name>.jpg.
+    """
     files: dict[str, list[Path]] = {}
-    for file in sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
-        match = re.fullmatch(r"(\w+?)(-\d+-of-\d+.*)?", file.stem)
-        if match and (split := _split_of(match[1])):
-            files.setdefault(split, []).append(file)
+    if layout == "parquet":
+        for file in sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
+            if match := re.fullmatch(r"(\w+?)(-\d+-of-\d+.*)?", file.stem):
+                files.setdefault(match[1], []).append(file)
+        return {name: found for name, found in files.items() if name in sum(_SPLIT_NAMES.values(), ())}
+    for name in sum(_SPLIT_NAMES.values(), ()):
+        files[name] = sorted(f for f in path.glob(f"{name}/*/**/*") if f.suffix.lower() in _IMAGE_SUFFIXES)
     return files
 
 
-def _image_files(path: Path) -> dict[str, list[Path]]:
-    """Split -> its files, in class folders: train/<class>/<name>.jpg."""
-    files: dict[str, list[Path]] = {}
-    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
-        if split := _split_of(folder.name):
-            found = (file for file in folder.glob("*/**/*") if file.suffix.lower() in _IMAGE_SUFFIXES)
-            files[split] = sorted(found)
-    return files
+def _count(layout: str, files: list[Path]) -> int:
+    return sum(_parquet_rows(file) for file in files) if layout == "parquet" else len(files)
 
 
 def _columns(file: Path) -> tuple[str, str]:
@@ -256,18 +254,21 @@ def _read_parquet(files: list[Path]) -> Pictures:
         part, row = place(i)
         return f"{files[part]}, row {row}"
 
-    def encoded(i: int) -> io.BytesIO:
+    def encoded(i: int) -> bytes:
         part, row = place(i)
-        return io.BytesIO(images[part][row].as_py())
+        return images[part][row].as_py() or b""
 
-    return Pictures(labels=np.concatenate(labels), where=where, source=encoded)
+    return Pictures(labels=np.concatenate(labels), where=where, encoded=encoded)
 
 
-def _read_folder(root: Path, files: list[Path]) -> Pictures:
-    classes = [file.relative_to(root).parts[1] for file in files]  # train/<class>/...
-    numbers = {name: i for i, name in enumerate(sorted(set(classes)))}
-    labels = np.array([numbers[name] for name in classes], np.int64)
-    return Pictures(labels=labels, where=lambda i: str(files[i]), source=lambda i: files[i])
+def _read_folder(root: Path, files: dict[str, list[Path]], split: str) -> Pictures:
+    def name(file: Path) -> str:
+        return file.relative_to(root).parts[1]  # train/<class>/...
+
+    numbers = {each: i for i, each in enumerate(sorted({name(file) for part in files.values() for file in part}))}
+    mine = files[split]
+    labels = np.array([numbers[name(file)] for file in mine], np.int64)
+    return Pictures(labels=labels, where=lambda i: str(mine[i]), encoded=lambda i: mine[i].read_bytes())
 
 
 def _read_digits(split: str) -> Pictures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -106,16 +107,17 @@ def backbone(config: Config, norm: Norm) -> Backbone:
 
 def head(widths: list[int], *, hidden: Norm | None, output: Norm | None) -> nn.Sequential:
     """fc layers of the given widths; BN where given, ReLU after hidden layers only. No bias before a BN."""
-    modules: list[nn.Module] = []
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
     last = len(widths) - 2
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         norm = output if i == last else hidden
-        modules.append(nn.Linear(fan_in, fan_out, bias=norm is None))
+        # Named, not counted: an fc keeps its name, and so its start, whether a BN stands before it or not.
+        modules[f"fc{i + 1}"] = nn.Linear(fan_in, fan_out, bias=norm is None)
         if norm is not None:
-            modules.append(norm(fan_out))
+            modules[f"bn{i + 1}"] = norm(fan_out)
         if i != last:
-            modules.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*modules)
+            modules[f"relu{i + 1}"] = nn.ReLU(inplace=True)
+    return nn.Sequential(modules)
 
 
 @torch.no_grad()

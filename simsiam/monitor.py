@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -24,7 +25,7 @@ _CHUNK = 1024  # test pictures compared with the whole bank at once
 
 def outcome(loss: float, z_std: float, effective_rank: float) -> str:
     """The one place that says what a run came to, from its last epoch in eval mode on the test set."""
-    if not math.isfinite(loss):
+    if not all(math.isfinite(value) for value in (loss, z_std, effective_rank)):
         return DIVERGED
     if z_std < COLLAPSED_STD or effective_rank < COLLAPSED_RANK:
         return COLLAPSED
@@ -43,8 +44,10 @@ def z_std(z: Tensor) -> float:
 def effective_rank(z: Tensor) -> float:
     """exp of the entropy of the eigenvalues of the centred covariance of z/||z||, z of shape (N, d): 1 to d.
 
-    Without any spread at all it is 1.
+    Without any spread at all it is 1; of numbers that are not finite it is nan.
     """
+    if not z.isfinite().all():
+        return math.nan
     z = F.normalize(z.double(), dim=1)
     z = z - z.mean(0)
     gram = z.T @ z if z.shape[0] >= z.shape[1] else z @ z.T
@@ -60,8 +63,10 @@ def knn_top1(
 ) -> float:
     """Per cent of samples (n, D) whose k nearest of the bank (N, D) vote for their label.
 
-    Votes weigh exp(cosine / temperature) (Wu et al. 2018).
+    Votes weigh exp(cosine / temperature) (Wu et al. 2018). Of features that are not finite it is nan.
     """
+    if not (bank.isfinite().all() and features.isfinite().all()):
+        return math.nan
     bank = F.normalize(bank, dim=1)
     classes = int(bank_labels.max()) + 1
     correct = 0
@@ -102,6 +107,15 @@ def measure(model: SimSiam, train: Images, test: Images, protocol: Protocol) -> 
             bank, bank_labels, features, test.labels, k=protocol.knn_k, temperature=protocol.knn_temperature
         ),
     }
+
+
+def roughness(losses: list[float]) -> float | None:
+    """Mean absolute change of the loss from epoch to epoch over the second half of training: how much it oscillates
+    (Table 3d). None for fewer than two epochs there.
+    """
+    half = losses[len(losses) // 2 :]
+    changes = [abs(b - a) for a, b in itertools.pairwise(half)]
+    return sum(changes) / len(changes) if changes else None
 
 
 def labelled(features: Tensor, images: Images) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ def set_lr(optimizer: torch.optim.Optimizer, config: Config, epoch: float) -> No
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose step is scaled, tensor by tensor, by trust |w| / |g + wd w| (You et al. 2017).
+    """SGD with momentum whose step is scaled, tensor by tensor, by trust |w| / (|g| + wd |w|) (You et al. 2017).
 
     A tensor whose weight or gradient is zero takes the plain step, so a bias that starts at 0 can move.
     """
@@ -67,9 +67,9 @@ class LARS(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):
-                update = p.grad + group["weight_decay"] * p
-                sizes = p.norm(), update.norm()
-                scale = torch.where((sizes[0] > 0) & (sizes[1] > 0), group["trust"] * sizes[0] / sizes[1], 1.0)
+                w, g = p.norm(), p.grad.norm()
+                ratio = group["trust"] * w / (g + group["weight_decay"] * w)
+                scale = torch.where((w > 0) & (g > 0), ratio, 1.0)
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.mul_(group["momentum"]).add_(update * scale)
+                momentum.mul_(group["momentum"]).add_((p.grad + group["weight_decay"] * p) * scale)
                 p.sub_(momentum, alpha=group["lr"])

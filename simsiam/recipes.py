@@ -72,7 +72,7 @@ DIGITS: dict[str, Any] = dict(
     epochs=100,
     batch_size=128,
     base_lr=0.5,
-    weight_decay=5e-4,
+    weight_decay=1e-3,
     protocol="small",
 )
 

@@ -150,7 +150,8 @@ class _Draw:
         return torch.from_numpy(values).to(self.device, torch.float32).view(-1, 1, 1, 1)
 
     def chance(self, parameter: str, p: float) -> Tensor:
-        return self.between(parameter, 0, 1) < p
+        happens = randomness.uniform(*self.words, parameter) < p  # before rounding, which could make a draw 1
+        return torch.from_numpy(happens).to(self.device).view(-1, 1, 1, 1)
 
 
 def _jitter(x: Tensor, config: Config, draw: _Draw) -> Tensor:

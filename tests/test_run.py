@@ -196,9 +196,7 @@ def test_data_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.Cap
         assert message.count("\n") == 1
 
 
-def test_a_results_folder_that_cannot_be_written_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert run.main([*TINY, "--results", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err

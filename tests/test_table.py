@@ -68,9 +68,7 @@ def test_a_row_may_be_a_function_of_the_baseline() -> None:
 
 
 def test_a_row_too_large_for_the_data_is_infeasible_and_the_others_are_not() -> None:
-    table = a_table(
-        Row(name="fits", changes={"batch_size": 1437}), Row(name="too_large", changes={"batch_size": 1438})
-    )
+    table = a_table(Row(name="fits", changes={"batch_size": 1437}), Row(name="too_large", changes={"batch_size": 1438}))
     fits, too_large = plan(table)
     assert fits.infeasible is None
     assert too_large.infeasible == "batch_size must be at most the 1437 training images. Got 1438 instead."

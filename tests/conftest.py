@@ -1,0 +1,36 @@
+"""What several test modules start from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from simsiam.config import Config
+from simsiam.loader import InMemory
+from simsiam.recipes import RECIPES
+
+# Of its own, so that a better recipe for the digits changes no test.
+SHAPE: dict[str, Any] = dict(
+    image_size=16,
+    backbone="resnet10",
+    stem="cifar",
+    width=8,
+    dim=128,
+    projector_layers=3,
+    projector_hidden=128,
+    predictor_hidden=32,
+    batch_size=128,
+)
+
+
+def digits(**changes: Any) -> Config:
+    """The digits' recipe in a known shape, with some fields changed."""
+    return Config(data="digits@x", **{**RECIPES["digits"], **SHAPE, **changes})
+
+
+def random_images(n: int, *, seed: int, size: int = 16, pixels: int = 8, classes: int = 4) -> InMemory:
+    """Noise with labels 0, 1, .. in turn."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 256, (n, 3, pixels, pixels), dtype=torch.uint8, generator=generator)
+    return InMemory(noise, torch.arange(n) % classes, size)

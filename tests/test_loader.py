@@ -1,0 +1,184 @@
+"""The two ways to a batch, from memory and while reading, against PIL and against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import digits
+from PIL import Image
+
+from simsiam import data, loader, views
+from simsiam.config import Config, Runtime
+from simsiam.data import DataError, Source
+from simsiam.loader import InMemory, Request, Streamed
+
+SIZE = 16
+CROPS = [views.RandomCrop(0, 2, 0, 0.2), views.RandomCrop(0, 2, 1, 0.2), views.CenterCrop(0.8)]
+
+
+def picture(seed: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write(root: Path, sizes: Sequence[tuple[int, int]], *, broken: bool = False) -> Source:
+    """A training split with these sizes (and one broken picture behind them), and a test split."""
+    for split, each in (("train", sizes), ("test", sizes[:2])):
+        images = []
+        for seed, size in enumerate(each):
+            buffer = io.BytesIO()
+            Image.fromarray(picture(seed, *size)).save(buffer, "PNG")
+            images.append(buffer.getvalue())
+        if broken and split == "train":
+            images.append(b"no picture")
+        table = pa.table({"image": images, "label": list(range(len(images)))})
+        pq.write_table(table, root / f"{split}.parquet")
+    return data.locate(root)
+
+
+def config(source: Source, **changes: int) -> Config:
+    return dataclasses.replace(digits(image_size=SIZE, **changes), data=source.name)
+
+
+def streamed(source: Source, processes: int = 0) -> Streamed:
+    reader = loader._Reader(source, "train", None, SIZE)
+    return Streamed(reader, device=torch.device("cpu"), processes=processes)
+
+
+def requests() -> list[Request]:
+    return [(np.array(ids), CROPS) for ids in ([3, 1, 4], [0], [5, 2, 3, 3])]
+
+
+def test_pictures_of_one_size_are_held_in_memory(tmp_path: Path) -> None:
+    source = write(tmp_path, [(20, 30)] * 6)
+    train, test = loader.load(source, config(source), Runtime())
+    assert isinstance(train, InMemory)
+    assert isinstance(test, InMemory)
+    assert (len(train), len(test)) == (6, 2)
+    assert train.labels.tolist() == list(range(6))
+    for i in range(6):
+        assert np.array_equal(train.pixels[i].permute(1, 2, 0).numpy(), picture(i, 20, 30))
+
+
+def test_pictures_of_many_sizes_are_streamed(tmp_path: Path) -> None:
+    source = write(tmp_path, [(20, 30)] * 5 + [(30, 20)])
+    train, test = loader.load(source, config(source), Runtime())
+    assert isinstance(train, Streamed)
+    assert isinstance(test, InMemory)
+    assert len(train) == 6
+    assert train.labels.tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(("room", "kind"), [(6 * 20 * 30 * 3, InMemory), (6 * 20 * 30 * 3 - 1, Streamed)])
+def test_pictures_beyond_the_memory_are_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, kind: type
+) -> None:
+    monkeypatch.setattr(loader, "MEMORY", room)
+    source = write(tmp_path, [(20, 30)] * 6)
+    assert isinstance(loader.load(source, config(source), Runtime())[0], kind)
+
+
+def test_both_give_the_same_crops(tmp_path: Path) -> None:
+    source = write(tmp_path, [(40, 30)] * 6)
+    held, _ = loader.load(source, config(source), Runtime())
+    assert isinstance(held, InMemory)
+    for (ids, crops), one, two in zip(
+        requests(), held.stream(requests()), streamed(source).stream(requests()), strict=True
+    ):
+        assert one.dtype == two.dtype == torch.uint8
+        assert one.shape == two.shape == (3, len(ids), 3, SIZE, SIZE)
+        # PIL rounds to bytes between its two passes.
+        assert (one.int() - two.int()).abs().max() <= 2
+        for images, batch in ((held, one), (streamed(source), two)):
+            assert torch.equal(images.batch(ids, crops), batch)
+
+
+def test_streamed_crops_are_pils(tmp_path: Path) -> None:
+    sizes = [(20, 30), (64, 33), (16, 16), (100, 20), (9, 9), (50, 50)]
+    source = write(tmp_path, sizes)
+    for (ids, _), batch in zip(requests(), streamed(source).stream(requests()), strict=True):
+        for b, i in enumerate(ids):
+            image = Image.fromarray(picture(int(i), *sizes[i]))
+            for v, crop in enumerate(CROPS):
+                top, left, height, width = crop.boxes(np.array([i]), np.array([sizes[i]]))[0].tolist()
+                box = (left, top, left + width, top + height)
+                # The crop first: a box given to `resize` would look beyond its edge.
+                expected = image.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+                assert np.array_equal(batch[v, b].permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+def test_loader_processes_give_the_same_bits(tmp_path: Path) -> None:
+    source = write(tmp_path, [(20, 30), (64, 33), (16, 16), (100, 20), (9, 9), (50, 50)])
+    here, there = (list(streamed(source, processes).stream(requests())) for processes in (0, 2))
+    assert len(there) == 3
+    assert all(torch.equal(one, two) for one, two in zip(here, there, strict=True))
+
+
+def test_a_broken_picture_is_named_when_it_is_reached(tmp_path: Path) -> None:
+    source = write(tmp_path, [(20, 30), (64, 33)], broken=True)
+    batches = streamed(source).stream([(np.array(ids), CROPS) for ids in ([1, 0], [1, 2])])
+    next(batches)
+    with pytest.raises(DataError, match=r"Corrupt image in .*train\.parquet, row 2"):
+        next(batches)
+
+
+def test_requests_are_read_lazily(tmp_path: Path) -> None:
+    source = write(tmp_path, [(20, 30)] * 6)
+    images, _ = loader.load(source, config(source), Runtime())
+    for each in (images, streamed(source)):
+        endless = ((np.array([i % 6]), CROPS[:1]) for i in iter(int, 1))
+        assert next(each.stream(endless)).shape == (1, 1, 3, SIZE, SIZE)
+
+
+def test_other_data_than_planned_are_refused(tmp_path: Path) -> None:
+    source = write(tmp_path, [(20, 30)] * 3)
+    with pytest.raises(DataError, match="Plan it again"):
+        loader.load(source, digits(image_size=SIZE), Runtime())
+
+
+@pytest.mark.parametrize("images", [3, 4])
+def test_as_many_training_pictures_as_there_are_is_refused(tmp_path: Path, images: int) -> None:
+    source = write(tmp_path, [(20, 30)] * 3)
+    with pytest.raises(DataError, match=f"below the 3 pictures there are .* Got {images}"):
+        loader.load(source, config(source, train_images=images), Runtime())
+
+
+def test_fewer_training_pictures_are_streamed_with_their_labels(tmp_path: Path) -> None:
+    source = write(tmp_path, [(20, 30), (64, 33), (16, 16), (100, 20), (9, 9)])
+    part = data.read(source, "train", 3)
+    train, test = loader.load(source, config(source, train_images=3), Runtime())
+    assert isinstance(train, Streamed)
+    assert (len(train), len(test)) == (3, 2)
+    assert train.labels.tolist() == part.labels.tolist()
+    whole, number = streamed(source), int(part.labels[1])  # a picture's label is its row
+    assert torch.equal(train.batch(np.array([1]), CROPS[2:]), whole.batch(np.array([number]), CROPS[2:]))
+
+
+def test_no_file_is_left_open(tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(picture(0, 9, 9)).save(tmp_path / name)
+    source = data.locate(tmp_path)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        loader.load(source, config(source), Runtime())
+        gc.collect()
+    assert not [each for each in seen if issubclass(each.category, ResourceWarning)]
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, [(9, 9)] * 3)
+    table = pq.read_table(tmp_path / "test.parquet").slice(0, 0)
+    pq.write_table(table, tmp_path / "test.parquet")
+    source = Source("parquet", "x", 3, 0, tmp_path)
+    with pytest.raises(DataError, match="test"):
+        loader.load(source, config(source), Runtime())
