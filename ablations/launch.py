@@ -40,7 +40,7 @@ from ray.tune.progress_reporter import TrialProgressCallback  # noqa: E402
 
 from ablations import provenance  # noqa: E402
 from ablations import trial as trials  # noqa: E402
-from ablations.report import Progress  # noqa: E402
+from ablations.progress import Progress  # noqa: E402
 from ablations.store import FAILED, Store, unfinished  # noqa: E402
 from ablations.table import Trial, UserError  # noqa: E402
 from simsiam import distributed  # noqa: E402

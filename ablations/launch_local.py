@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ablations import trial as trials
-from ablations.report import Progress
+from ablations.progress import Progress
 from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial
 from simsiam.config import Runtime

@@ -1,117 +1,18 @@
-"""What a person sees: the plan, the trials as they run, the table at the end."""
+"""What a person reads: the plan, a table beside the paper's, the claims and what became of them."""
 
 from __future__ import annotations
 
 import statistics
-import sys
-import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from ablations.progress import duration
+from ablations.store import Store
 from ablations.table import Table, Trial
+from ablations.verdict import Verdict
 
 Result = Mapping[str, Any]
-
-_PLAIN_SECONDS = 15.0  # between two plain lines of one trial
-
-
-class Progress:
-    """The trials of a run as they go. A live table in a terminal, plain lines otherwise.
-
-    Args:
-        todo: the trials that will run.
-    """
-
-    def __init__(self, todo: Sequence[Trial]) -> None:
-        self._states = {trial.fingerprint: _State(trial) for trial in todo}
-        self._live: Any = None
-
-    def __enter__(self) -> Self:
-        if sys.stdout.isatty():
-            from rich.live import Live
-
-            self._live = Live(get_renderable=self._render, refresh_per_second=2)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def start(self, fingerprint: str) -> None:
-        state = self._states[fingerprint]
-        state.status = "starting"
-        self._say(f"{state.name}: starting")
-
-    def epoch(self, fingerprint: str, line: Result) -> None:
-        """A trial has done an epoch, with the line of its curve."""
-        state = self._states[fingerprint]
-        state.take(line)
-        if time.monotonic() - state.said > _PLAIN_SECONDS:
-            state.said = time.monotonic()
-            self._say(f"{state.name}: {state.text()}")
-
-    def finish(self, fingerprint: str, result: Result) -> None:
-        state = self._states[fingerprint]
-        state.status = result["outcome"]
-        seconds = result.get("wall_seconds")
-        took = f" in {duration(seconds)}" if seconds else ""
-        reason = f": {result['message']}" if result.get("message") else ""
-        self._say(f"{state.name}: {state.status}{took}{reason}")
-
-    def _say(self, text: str) -> None:
-        if self._live is None:
-            print(text, flush=True)
-
-    def _render(self) -> Any:
-        from rich.table import Table as Grid
-
-        grid = Grid(box=None, pad_edge=False)
-        for heading in ("trial", "status", "epoch", "loss", "z_std", "kNN", "left"):
-            grid.add_column(heading)
-        for state in self._states.values():
-            grid.add_row(state.name, state.status, *state.cells())
-        return grid
-
-
-class _State:
-    def __init__(self, trial: Trial) -> None:
-        self.name, self.epochs = trial.name, trial.config.epochs
-        self.status = "waiting"
-        self.said = time.monotonic()
-        self.line: Result | None = None
-        self._first: tuple[float, int] | None = None
-
-    def take(self, line: Result) -> None:
-        self.status, self.line = "running", line
-        self._first = self._first or (time.monotonic(), line["epoch"])
-
-    def left(self) -> float | None:
-        """Seconds to the last epoch, at the speed since the first line seen; None before there are two."""
-        if self.line is None or self._first is None or self.line["epoch"] == self._first[1]:
-            return None
-        begun, first = self._first
-        return (time.monotonic() - begun) / (self.line["epoch"] - first) * (self.epochs - self.line["epoch"])
-
-    def cells(self) -> tuple[str, ...]:
-        if self.line is None:
-            return ("", "", "", "", "")
-        left = self.left()
-        return (
-            f"{self.line['epoch']}/{self.epochs}",
-            f"{self.line['loss']:.3f}",
-            f"{self.line['z_std']:.2f}",
-            f"{self.line['knn_top1']:.1f}",
-            "" if left is None else duration(left),
-        )
-
-    def text(self) -> str:
-        epoch, loss, std, knn, left = self.cells()
-        return f"epoch {epoch}, loss {loss}, z_std {std}, kNN {knn} %" + (f", {left} left" if left else "")
-
 
 _COLUMNS = (("ours", "linear_top1", 1), ("kNN", "knn_top1", 1), ("untrained", "knn_top1_init", 1))
 _FORENSICS = (("z_std", "z_std", 2), ("rank", "effective_rank", 1))
@@ -158,20 +59,49 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def duration(seconds: float) -> str:
-    """0:42, 12:05 or 3:12:05."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
 def _outcomes(lines: Sequence[Result]) -> str:
-    counts: dict[str, int] = {}
-    for line in lines:
-        counts[line["outcome"]] = counts.get(line["outcome"], 0) + 1
+    counts = Counter(line["outcome"] for line in lines)
     return ", ".join(o if n == len(lines) else f"{n} {o}" for o, n in counts.items())
 
 
 def _time(lines: Sequence[Result]) -> str:
     seconds = [line["wall_seconds"] for line in lines if line["wall_seconds"] is not None]
     return duration(statistics.fmean(seconds)) if seconds else "-"
+
+
+def plan(trials: Sequence[Trial], store: Store, *, workers: int, launcher: str) -> str:
+    """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for."""
+    distinct = {trial.fingerprint: trial for trial in trials if trial.infeasible is None}
+    states = {fingerprint: store.state(fingerprint) for fingerprint in distinct}
+    lines = [
+        f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint) or 'infeasible: ' + str(t.infeasible)}"
+        for t in trials
+    ]
+    counts = ", ".join(f"{n} {state}" for state, n in Counter(states.values()).items())
+    waiting = [distinct[f] for f, state in states.items() if state not in ("done", "stale")]
+    times = [store.estimate(trial.config) for trial in waiting]
+    known = [seconds for seconds in times if seconds is not None]
+    total = duration(sum(known)) if len(known) == len(times) else "unknown"
+    lines.append(f"{len(trials)} rows and seeds, {len(distinct)} distinct trainings: {counts or 'none'}.")
+    if waiting:
+        where = "in this process" if launcher == "local" else f"on Ray, {workers} worker{'s' * (workers > 1)} a trial"
+        lines.append(f"Time: {total} of training if one follows the other, {where}, 1 CPU (or GPU) a worker.")
+    lines.append(f"Results: {store.root}")
+    return "\n".join(lines)
+
+
+def claims(verdicts: Sequence[tuple[Table, Verdict]]) -> str:
+    """A Markdown table of the paper's claims and what our runs say of them."""
+    cells = [("section", "the paper's claim", "verdict", "seeds", "evidence, kNN top-1", "could show")]
+    for table, found in verdicts:
+        cells.append(
+            (
+                found.claim.section,
+                f"{table.name}: {found.claim}",
+                found.verdict,
+                str(found.n),
+                found.evidence,
+                "-" if found.shows is None else f"{found.shows:.2f}",
+            )
+        )
+    return aligned(cells)

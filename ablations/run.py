@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +16,19 @@ if not __package__:  # started as a script, the path begins with ablations/ itse
     sys.path[0] = str(ROOT)
 
 from ablations import table as tables  # noqa: E402
-from ablations.table import Trial, UserError  # noqa: E402
+from ablations.table import Claim, Table, Trial, UserError  # noqa: E402
 from simsiam import config as configs  # noqa: E402
 from simsiam.recipes import RECIPES  # noqa: E402
 
 if TYPE_CHECKING:
     from ablations.store import Store
+    from ablations.verdict import Verdict
     from simsiam.data import Source
 
 _CHECKED_BYTES = 512 << 20  # encoded pictures up to this size are all decoded once before anything starts
-_REBUILD_SECONDS = 3.0  # between two rebuilds of a table file while trials run
+_REBUILD_SECONDS = 3.0  # between two rebuilds of the table files while trials run
+_SEEDS_OF_A_VERDICT = 5  # with 3, the interval's half-width is 2.5 standard deviations
+_LOOKS = (3, 5, 10)  # seeds at which --seeds-until-decided judges, before its last
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,12 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ablations/run.py", description="Train the rows of the paper's tables.")
     add = parser.add_argument
     add("--list", action="store_true", help="list tables, rows and recipes, and exit")
-    add("--table", help="which table")
+    add("--table", help="which table, or 'all'")
     add("--recipe", default="digits", help="which baseline (default: digits)")
     add("--data", help="folder of the pictures; digits need none (default: $SIMSIAM_DATA)")
     add("--rows", help="only these rows, separated by commas")
-    add("--seeds", type=int, default=1, help="seeds 0 to N-1 (default: 1)")
+    add("--seeds", type=int, help="seeds 0 to N-1 (default: 1, with --claims 5)")
+    add("--claims", action="store_true", help="judge the paper's claims")
+    add("--seeds-until-decided", type=int, metavar="MAX", help="judge, and add seeds where a claim is undecided")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
+    add("--rerun", choices=("stale", "failed"), help="stale: also what other sources gave; failed: only what failed")
     add("--workers", type=int, default=1, help="workers a trial; never changes a number (default: 1)")
     add("--loader-processes", type=int, default=0, help="decoding processes a worker (default: 0)")
     add("--launcher", choices=("ray", "local"), default="ray", help="local: in this process, without Ray")
@@ -67,50 +74,82 @@ def _listing() -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What the command line asks for, apart from the seeds."""
+
+    tables: list[Table]
+    recipe: str
+    source: Source
+    overrides: dict[str, Any]
+    rows: list[str] | None
+    args: argparse.Namespace
+
+    def trials(self, seeds: int, rows: dict[str, list[str]] | None = None) -> list[Trial]:
+        """The trials of all tables; with `rows`, of those rows of each table."""
+        return [
+            trial
+            for table in self.tables
+            for trial in tables.plan(
+                table,
+                recipe=self.recipe,
+                data=self.source.name,
+                train_images=self.source.train_images,
+                overrides=self.overrides,
+                rows=self.rows if rows is None else rows.get(table.name, []),
+                seeds=seeds,
+            )
+        ]
+
+
 def _run(args: argparse.Namespace) -> int:
-    trials, source = _trials(args)
+    request, looks = _request(args), _looks(args)
+    from ablations import report
     from ablations.store import Store
 
     store = Store(_results_folder(args.results))
-    feasible = {trial.fingerprint: trial for trial in trials if trial.infeasible is None}
-    todo = [trial for fingerprint, trial in feasible.items() if store.trial(fingerprint) is None]
-    print(_summary(trials, feasible, todo, store), flush=True)
     if args.plan:
+        print(report.plan(request.trials(looks[-1]), store, workers=args.workers, launcher=args.launcher))
         return 0
     store.check_writable()
-    rebuild = _Rebuild(store, trials)
     try:
-        if todo:
-            _launch(args, todo, source, store, rebuild)
+        verdicts = _train(request, looks, store)
     except KeyboardInterrupt:
         print("\nInterrupted. Finished trials are kept; the same command goes on from here.", flush=True)
         return 130
-    finally:
-        rebuild(at_once=True)
-    return _conclude(trials, store)
+    return _conclude(request, verdicts, store)
 
 
-def _trials(args: argparse.Namespace) -> tuple[list[Trial], Source]:
-    """What the command line asks for. Raises UserError."""
+def _request(args: argparse.Namespace) -> _Request:
+    """Raises UserError for what cannot be asked."""
     if not args.table:
-        raise UserError(f"Name a table with --table. Known: {', '.join(tables.names())}.")
-    for option in ("seeds", "workers"):
-        if getattr(args, option) < 1:
-            raise UserError(f"--{option} must be at least 1. Got {getattr(args, option)} instead.")
+        raise UserError(f"Name a table with --table. Known: {', '.join(tables.names())}, all.")
+    for option in ("seeds", "seeds_until_decided", "workers"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise UserError(f"--{option.replace('_', '-')} must be at least 1. Got {value} instead.")
+    if args.seeds is not None and args.seeds_until_decided is not None:
+        raise UserError("--seeds and --seeds-until-decided exclude each other. Leave one out.")
     if args.launcher == "local" and args.workers > 1:
         raise UserError(f"--launcher local has one worker. Got --workers {args.workers}: use --launcher ray.")
-    table = tables.get(args.table)
-    overrides = dict(_override(text) for text in args.set)
-    source = _source(args)
-    return tables.plan(
-        table,
+    if args.table == "all" and args.rows:
+        raise UserError("--rows is of one table. Got --table all: name one.")
+    asked = tables.names() if args.table == "all" else [args.table]
+    return _Request(
+        tables=[tables.get(name) for name in asked],
         recipe=args.recipe,
-        data=source.name,
-        train_images=source.train_images,
-        overrides=overrides,
+        source=_source(args),
+        overrides=dict(_override(text) for text in args.set),
         rows=args.rows.split(",") if args.rows else None,
-        seeds=args.seeds,
-    ), source
+        args=args,
+    )
+
+
+def _looks(args: argparse.Namespace) -> list[int]:
+    """The numbers of seeds after which the claims are judged; the last is how many seeds there are at most."""
+    if args.seeds_until_decided:
+        return [n for n in _LOOKS if n < args.seeds_until_decided] + [args.seeds_until_decided]
+    return [args.seeds or (_SEEDS_OF_A_VERDICT if args.claims else 1)]
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -148,30 +187,59 @@ def _results_folder(given: str | None) -> Path:
     return ROOT / "results"
 
 
-def _summary(trials: list[Trial], feasible: dict[str, Trial], todo: list[Trial], store: Store) -> str:
-    waiting = {trial.fingerprint for trial in todo}
-    lines = []
-    for trial in trials:
-        if trial.infeasible:
-            state = f"infeasible: {trial.infeasible}"
-        elif trial.fingerprint not in waiting:
-            state = "done"
-        elif store.checkpoint(trial.fingerprint).path.exists():
-            state = "to be continued"
-        else:
-            state = "to run"
-        lines.append(f"  {trial.fingerprint}  {trial.name}: {state}")
-    lines.append(f"{len(trials)} rows and seeds, {len(feasible)} distinct trainings, {len(todo)} to run.")
-    lines.append(f"Results: {store.root}")
-    return "\n".join(lines)
+def _train(request: _Request, looks: list[int], store: Store) -> list[tuple[Table, Verdict]]:
+    """Train what is missing, and judge. After each look but the last, only rows of undecided claims get more seeds."""
+    from ablations import report, verdict
+
+    rows: dict[str, list[str]] | None = None
+    found: dict[tuple[str, Claim], Verdict] = {}
+    for seeds in looks:
+        trials = request.trials(seeds, rows)
+        print(report.plan(trials, store, workers=request.args.workers, launcher=request.args.launcher), flush=True)
+        _train_missing(request, trials, store)
+        rows = {}
+        for table in request.tables:
+            lines = [line for line in _lines(request, table, store) if line["seed"] < seeds]
+            for now in verdict.judge(table.claims, lines, looks=len(looks)):
+                before = found.get((table.name, now.claim))
+                if before is None or before.open:
+                    found[table.name, now.claim] = now
+                    if now.open:
+                        rows.setdefault(table.name, []).extend(now.claim.rows)
+        if not rows:
+            break
+    return [(table, found[table.name, claim]) for table in request.tables for claim in table.claims]
 
 
-def _launch(
-    args: argparse.Namespace, todo: list[Trial], source: Source, store: Store, on_done: Callable[[], None]
-) -> None:
-    from ablations.report import Progress
+def _lines(request: _Request, table: Table, store: Store) -> list[dict[str, Any]]:
+    """A table's lines of this recipe with these overrides."""
+    overrides = configs.canonical(request.overrides)
+    return [
+        line for line in store.table(table.name) if line["recipe"] == request.recipe and line["overrides"] == overrides
+    ]
+
+
+def _train_missing(request: _Request, trials: list[Trial], store: Store) -> None:
+    """Train what is not done, and bring the table files up to date. Raises UserError for pictures that are broken."""
+    rebuild = _Rebuild(store, trials)
+    rerun = request.args.rerun
+    todo = {trial.fingerprint: trial for trial in trials if trial.infeasible is None}
+    for fingerprint in list(todo):
+        state = store.state(fingerprint)
+        if state == "done" or (state == "stale" and rerun != "stale") or (state != "failed" and rerun == "failed"):
+            del todo[fingerprint]
+    try:
+        if todo:
+            _launch(request, list(todo.values()), store, rebuild)
+    finally:
+        rebuild(at_once=True)
+
+
+def _launch(request: _Request, todo: list[Trial], store: Store, on_done: Callable[[], None]) -> None:
+    from ablations.progress import Progress
     from simsiam import data
 
+    source, args = request.source, request.args
     if data.encoded_bytes(source) <= _CHECKED_BYTES:
         try:
             data.check(source)
@@ -206,21 +274,19 @@ class _Rebuild:
             self._last = time.monotonic()
 
 
-def _conclude(trials: list[Trial], store: Store) -> int:
-    """Print the table and the place of the results -> the exit code."""
+def _conclude(request: _Request, verdicts: list[tuple[Table, Verdict]], store: Store) -> int:
+    """Print the tables, the verdicts and the place of the results -> the exit code."""
     from ablations import report
     from ablations.store import FAILED
 
-    mine = {(trial.recipe, trial.overrides, trial.row.name, trial.config.seed) for trial in trials}
-    table = trials[0].table
-    lines = [
-        line
-        for line in store.table(table.name)
-        if (line["recipe"], line["overrides"], line["row"], line["seed"]) in mine
-    ]
-    print("\n" + report.results(table, lines))
-    print(f"\nResults: {store.root / table.name}.parquet")
-    failed = [line for line in lines if line["outcome"] == FAILED]
+    failed = False
+    for table in request.tables:
+        lines = _lines(request, table, store)
+        failed |= any(line["outcome"] == FAILED for line in lines)
+        print("\n" + report.results(table, lines))
+    if verdicts:
+        print("\n" + report.claims(verdicts))
+    print("\nResults: " + ", ".join(str(store.root / f"{table.name}.parquet") for table in request.tables))
     return 1 if failed else 0
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import io
 import os
+import statistics
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -146,12 +147,28 @@ class Store:
             return unfinished(trial.config, INFEASIBLE, trial.infeasible)
         return self.failure(trial.fingerprint)
 
+    def state(self, fingerprint: str) -> str:
+        """`done`, `stale` (done, by other sources than these), `half done`, `failed` or `to run`."""
+        if done := self.trial(fingerprint):
+            return "done" if done["sources"] == provenance.sources() else "stale"
+        if self._failed(fingerprint).exists():
+            return "failed"
+        return "half done" if self.checkpoint(fingerprint).path.exists() else "to run"
+
     def checkpoint(self, fingerprint: str) -> Checkpoint:
-        return Checkpoint(self.root / "checkpoints" / f"{fingerprint}.pt")
+        """The checkpoint of a trial by the sources there are now: others' is not gone on from."""
+        return Checkpoint(self.root / "checkpoints" / f"{fingerprint}-{provenance.sources()}.pt")
 
     def write(self, result: Result, curve: list[Result]) -> None:
-        """Keep a finished trial: its curve first, then the file that says it is done."""
+        """Keep a finished trial: its curve first, then the file that says it is done.
+
+        A result of other sources that was there goes to superseded/.
+        """
         fingerprint = result["fingerprint"]
+        before = self.trial(fingerprint)
+        if before and before["sources"] != result["sources"]:
+            for kind in ("curves", "trials"):
+                self._supersede(self.root / kind / f"{fingerprint}.parquet", before["sources"])
         _write_parquet(self.root / "curves" / f"{fingerprint}.parquet", CURVE, curve)
         _write_parquet(self._trial(fingerprint), TRIAL, [result])
         self._failed(fingerprint).unlink(missing_ok=True)
@@ -164,6 +181,18 @@ class Store:
         """The lines of results/<table>.parquet; none if it is not there."""
         path = self.root / f"{name}.parquet"
         return pq.read_table(path).to_pylist() if path.exists() else []
+
+    def estimate(self, config: Config) -> float | None:
+        """Seconds that training this Config may take: from finished trials of nets, views and pictures like its own on
+        this kind of device, by images seen. None where there is none.
+        """
+        device, alike = provenance.machine(), {name: getattr(config, name) for name in _COST}
+        speeds = [
+            done["wall_seconds"] / done["epochs"]
+            for path in sorted((self.root / "trials").glob("*.parquet"))
+            if (done := _read_one(path)) and done["device"] == device and alike.items() <= done.items()
+        ]
+        return statistics.median(speeds) * config.epochs if speeds else None
 
     def rebuild(self, trials: Iterable[Trial]) -> None:
         """Bring the files of these trials' tables up to date with what is done or failed by now.
@@ -191,11 +220,21 @@ class Store:
             )
             _write_parquet(self.root / f"{name}.parquet", COLUMNS, ordered)
 
+    def _supersede(self, path: Path, sources: str | None) -> None:
+        target = self.root / "superseded" / path.parent.name / f"{path.stem}-{sources}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            os.replace(path, target)
+
     def _trial(self, fingerprint: str) -> Path:
         return self.root / "trials" / f"{fingerprint}.parquet"
 
     def _failed(self, fingerprint: str) -> Path:
         return self.root / "failed" / f"{fingerprint}.parquet"
+
+
+# What the time of an epoch hangs on most; the batch size and the other switches matter little beside it.
+_COST = ("data", "train_images", "image_size", "backbone", "stem", "width", "pairs_per_image", "precision")
 
 
 def unfinished(config: Config, outcome: str, message: str) -> Result:

@@ -1,4 +1,4 @@
-"""Row, Table, Trial, and the plan: which trials a table asks for, and which of them are one training.
+"""Row, Claim, Table, Trial, and the plan: which trials a table asks for, and which of them are one training.
 
 Imports the standard library and simsiam.config alone, so that listing costs nothing.
 """
@@ -39,6 +39,41 @@ class Row:
     note: str = ""
 
 
+COLLAPSES, DOES_NOT_COLLAPSE, UNSTABLE = "collapses", "does not collapse", "unstable"
+WORSE, WITHIN, ORDERING = "worse", "within", "ordering"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says of some rows of a table, in a form that seeds can decide.
+
+    Args:
+        kind: `COLLAPSES` and `DOES_NOT_COLLAPSE` are of one row; `UNSTABLE`, of two, says that the first does not train
+            stably beside the second; `WORSE`, of two, that the first is worse by more than the margin; `WITHIN`, of two
+            or more, that no two differ by more than the margin; `ORDERING`, of two or more, that each is better than
+            the next.
+        rows: their names.
+        margin: points of our kNN top-1. Ours, because points of the paper's ImageNet accuracy do not transfer.
+        section: of the paper.
+    """
+
+    kind: str
+    rows: tuple[str, ...]
+    section: str
+    margin: float = 0.0
+
+    def __str__(self) -> str:
+        first, *rest = self.rows
+        return {
+            COLLAPSES: f"{first} collapses",
+            DOES_NOT_COLLAPSE: f"{first} does not collapse",
+            UNSTABLE: f"{first} does not train stably, unlike {' '.join(rest)}",
+            WORSE: f"{first} is worse than {' '.join(rest)} by more than {self.margin:g}",
+            WITHIN: f"{', '.join(self.rows)} are within {self.margin:g} of each other",
+            ORDERING: " > ".join(self.rows),
+        }[self.kind]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """One table of the paper.
@@ -49,7 +84,8 @@ class Table:
         section: of the paper.
         varies: the fields that its rows differ in.
         rows: in the paper's order.
-        base: what the table's baseline changes of the recipe.
+        base: what the table's baseline changes of the recipe; or a function of the recipe's fields that gives it.
+        claims: what the paper concludes from it.
     """
 
     name: str
@@ -57,7 +93,8 @@ class Table:
     section: str
     varies: tuple[str, ...]
     rows: tuple[Row, ...]
-    base: Fields = field(default_factory=dict)
+    base: Fields | Callable[[Fields], Fields] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +186,9 @@ def _baseline(table: Table, recipe: str, data: str, overrides: Fields) -> dict[s
     for name in overrides:
         if name in table.varies:
             raise UserError(f"--set {name}: table {table.name} varies this field itself. Leave it out, or use --rows.")
-    baseline = {"data": data, **recipes.RECIPES[recipe], **table.base, **overrides}
+    fields = recipes.RECIPES[recipe]
+    base = table.base(fields) if callable(table.base) else table.base
+    baseline = {"data": data, **fields, **base, **overrides}
     _config(baseline, f"Recipe {recipe}" + (" with --set" if overrides else ""))
     return baseline
 

@@ -83,7 +83,7 @@ def _machine(runtime: Runtime) -> Result:
         "torch": torch.__version__,
         "ray": provenance.version("ray"),
         "cuda": torch.version.cuda if cuda else None,
-        "device": torch.cuda.get_device_name() if cuda else provenance.machine(),
+        "device": torch.cuda.get_device_name() if cuda else provenance.processor(),
         "workers": distributed.world_size(),
         "threads": torch.get_num_threads(),
     }

@@ -15,10 +15,13 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 
 # What each room of ablations/ may import of ablations/; a room not named here may import nothing of it.
 ARROWS = {
-    "run": {"table", "store", "report", "launch", "launch_local"},
-    "launch": {"trial", "store", "report", "table", "provenance"},
-    "launch_local": {"trial", "store", "report", "table"},
-    "report": {"table"},
+    "run": {"table", "store", "progress", "report", "verdict", "launch", "launch_local"},
+    "launch": {"trial", "store", "progress", "table", "provenance"},
+    "launch_local": {"trial", "store", "progress", "table"},
+    "progress": {"table"},
+    "report": {"progress", "store", "table", "verdict"},
+    "results": {"provenance", "report", "store", "table", "verdict"},
+    "verdict": {"table"},
     "store": {"table", "provenance"},
     "table": {"tables"},
     "tables": {"table"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ablations import report
+from ablations import progress, report
 from ablations import table as tables
 
 
@@ -40,7 +40,7 @@ def test_a_table_reads_like_the_papers() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.7, "1:00"), (725, "12:05"), (11525, "3:12:05")])
 def test_durations(seconds: float, text: str) -> None:
-    assert report.duration(seconds) == text
+    assert progress.duration(seconds) == text
 
 
 def a_trial() -> Any:
@@ -53,14 +53,14 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     trial = a_trial()
-    with report.Progress([trial]) as progress:
-        progress.start(trial.fingerprint)
+    with progress.Progress([trial]) as view:
+        view.start(trial.fingerprint)
         for epoch in (1, 2, 3):
             clock[0] += 10
-            progress.epoch(trial.fingerprint, {"epoch": epoch, "loss": -0.5, "z_std": 0.9, "knn_top1": 80.0})
-        progress.finish(trial.fingerprint, {"outcome": "finished", "wall_seconds": 40.0, "message": None})
+            view.epoch(trial.fingerprint, {"epoch": epoch, "loss": -0.5, "z_std": 0.9, "knn_top1": 80.0})
+        view.finish(trial.fingerprint, {"outcome": "finished", "wall_seconds": 40.0, "message": None})
     assert capsys.readouterr().out.splitlines() == [
         "stop_gradient/with seed 0: starting",
         "stop_gradient/with seed 0: epoch 2/4, loss -0.500, z_std 0.90, kNN 80.0 %, 0:20 left",
@@ -74,8 +74,8 @@ def test_progress_is_a_live_table_in_a_terminal(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "120")
     trial = a_trial()
-    with report.Progress([trial]) as progress:
-        progress.epoch(trial.fingerprint, {"epoch": 3, "loss": -0.5, "z_std": 0.9, "knn_top1": 80.0})
+    with progress.Progress([trial]) as view:
+        view.epoch(trial.fingerprint, {"epoch": 3, "loss": -0.5, "z_std": 0.9, "knn_top1": 80.0})
     shown = capsys.readouterr().out
     for word in ("trial", "left", "stop_gradient/with seed 0", "running", "3/4", "-0.500", "80.0"):
         assert word in shown

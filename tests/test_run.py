@@ -212,8 +212,33 @@ def test_the_plan_tells_what_is_there_and_starts_nothing(
     out = capsys.readouterr().out
     assert "with seed 0: done" in out
     assert "without seed 0: to run" in out
-    assert "2 distinct trainings, 1 to run" in out
+    assert "2 distinct trainings: 1 done, 1 to run" in out
     assert len(started) == 1
+
+
+def test_stale_results_are_shown_kept_and_rerun_on_demand(
+    tmp_path: Path, started: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*TINY, "--results", str(tmp_path)]
+    assert run.main(command) == 0
+    monkeypatch.setattr(trials.provenance, "sources", lambda: "newer")
+    assert run.main(command) == 0
+    assert "with seed 0: stale" in capsys.readouterr().out
+    assert len(started) == 2
+    assert run.main([*command, "--rerun", "stale"]) == 0
+    assert len(started) == 4
+    assert len([*tmp_path.glob("superseded/trials/*.parquet")]) == 2
+    assert set(pd.read_parquet(tmp_path / "stop_gradient.parquet").sources) == {"newer"}
+
+
+def test_rerun_failed_runs_nothing_else(tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [*TINY, "--results", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(trials.loader, "load", lambda *_: 1 / 0)
+        assert run.main([*command, "--rows", "with"]) == 1
+    assert run.main([*command, "--rerun", "failed"]) == 0
+    assert len(started) == 2
+    assert started[0] == started[1]
 
 
 def test_list_names_tables_rows_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from test_config import some_configs
 
+from ablations import provenance
 from ablations import store as stores
 from ablations import table as tables
 from ablations.store import INFEASIBLE, Store, unfinished
@@ -32,6 +33,7 @@ def a_result(config: Config, **changes: Any) -> dict[str, Any]:
         "fingerprint": fingerprint(config),
         "outcome": "finished",
         "knn_top1": 90.0,
+        "sources": provenance.sources(),
         **changes,
     }
 
@@ -156,6 +158,40 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=f"{file.name} is damaged"):
         store.trial(trial.fingerprint)
+
+
+def test_a_result_of_other_sources_is_stale_and_kept_when_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, (trial, _) = Store(tmp_path), plan()
+    store.checkpoint(trial.fingerprint).write(b"half")
+    assert store.state(trial.fingerprint) == "half done"
+    finish(store, [trial])
+    assert store.state(trial.fingerprint) == "done"
+    old = provenance.sources()
+    monkeypatch.setattr(provenance, "sources", lambda: "newer")
+    assert store.state(trial.fingerprint) == "stale"
+    finish(store, [trial], knn_top1=91.0)
+    assert store.state(trial.fingerprint) == "done"
+    kept = pd.read_parquet(tmp_path / "superseded" / "trials" / f"{trial.fingerprint}-{old}.parquet")
+    assert list(kept.knn_top1) == [90.0]
+    assert (tmp_path / "superseded" / "curves" / f"{trial.fingerprint}-{old}.parquet").exists()
+
+
+def test_a_checkpoint_of_other_sources_is_not_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, (trial, _) = Store(tmp_path), plan()
+    store.checkpoint(trial.fingerprint).write(b"half")
+    monkeypatch.setattr(provenance, "sources", lambda: "newer")
+    assert store.checkpoint(trial.fingerprint).read() is None
+    assert store.state(trial.fingerprint) == "to run"
+
+
+def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
+    store, (trial, other) = Store(tmp_path), plan()
+    assert store.estimate(other.config) is None
+    finish(store, [trial], wall_seconds=50.0, device=provenance.machine())
+    assert store.estimate(dataclasses.replace(other.config, epochs=200)) == pytest.approx(100.0)
+    assert store.estimate(dataclasses.replace(other.config, width=64)) is None
 
 
 def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""The trials of a run as a person sees them go: a live table in a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from ablations.table import Trial
+
+Result = Mapping[str, Any]
+
+_PLAIN_SECONDS = 15.0  # between two plain lines of one trial
+
+
+class Progress:
+    """The trials of a run as they go. A live table in a terminal, plain lines otherwise.
+
+    Args:
+        todo: the trials that will run.
+    """
+
+    def __init__(self, todo: Sequence[Trial]) -> None:
+        self._states = {trial.fingerprint: _State(trial) for trial in todo}
+        self._live: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(get_renderable=self._render, refresh_per_second=2)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def start(self, fingerprint: str) -> None:
+        state = self._states[fingerprint]
+        state.status = "starting"
+        self._say(f"{state.name}: starting")
+
+    def epoch(self, fingerprint: str, line: Result) -> None:
+        """A trial has done an epoch, with the line of its curve."""
+        state = self._states[fingerprint]
+        state.take(line)
+        if time.monotonic() - state.said > _PLAIN_SECONDS:
+            state.said = time.monotonic()
+            self._say(f"{state.name}: {state.text()}")
+
+    def finish(self, fingerprint: str, result: Result) -> None:
+        state = self._states[fingerprint]
+        state.status = result["outcome"]
+        seconds = result.get("wall_seconds")
+        took = f" in {duration(seconds)}" if seconds else ""
+        reason = f": {result['message']}" if result.get("message") else ""
+        self._say(f"{state.name}: {state.status}{took}{reason}")
+
+    def _say(self, text: str) -> None:
+        if self._live is None:
+            print(text, flush=True)
+
+    def _render(self) -> Any:
+        from rich.table import Table as Grid
+
+        grid = Grid(box=None, pad_edge=False)
+        for heading in ("trial", "status", "epoch", "loss", "z_std", "kNN", "left"):
+            grid.add_column(heading)
+        for state in self._states.values():
+            grid.add_row(state.name, state.status, *state.cells())
+        return grid
+
+
+class _State:
+    def __init__(self, trial: Trial) -> None:
+        self.name, self.epochs = trial.name, trial.config.epochs
+        self.status = "waiting"
+        self.said = time.monotonic()
+        self.line: Result | None = None
+        self._first: tuple[float, int] | None = None
+
+    def take(self, line: Result) -> None:
+        self.status, self.line = "running", line
+        self._first = self._first or (time.monotonic(), line["epoch"])
+
+    def left(self) -> float | None:
+        """Seconds to the last epoch, at the speed since the first line seen; None before there are two."""
+        if self.line is None or self._first is None or self.line["epoch"] == self._first[1]:
+            return None
+        begun, first = self._first
+        return (time.monotonic() - begun) / (self.line["epoch"] - first) * (self.epochs - self.line["epoch"])
+
+    def cells(self) -> tuple[str, ...]:
+        if self.line is None:
+            return ("", "", "", "", "")
+        left = self.left()
+        return (
+            f"{self.line['epoch']}/{self.epochs}",
+            f"{self.line['loss']:.3f}",
+            f"{self.line['z_std']:.2f}",
+            f"{self.line['knn_top1']:.1f}",
+            "" if left is None else duration(left),
+        )
+
+    def text(self) -> str:
+        epoch, loss, std, knn, left = self.cells()
+        return f"epoch {epoch}, loss {loss}, z_std {std}, kNN {knn} %" + (f", {left} left" if left else "")
+
+
+def duration(seconds: float) -> str:
+    """0:42, 12:05 or 3:12:05."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,155 @@
+"""From seeds to a verdict: mean and interval of a row, paired differences between rows, and the paper's claims judged.
+
+Claims are judged on kNN top-1, per cent of the test set: the one accuracy that the untrained network has too, and that
+has no optimiser of its own. Intervals are two-sided t intervals. All claims of a table hold together at 95 %: each of m
+is judged at level 1 - 0.05/m, shared by its comparisons, and over the looks if seeds are added until it is decided.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ablations.table import COLLAPSES, DOES_NOT_COLLAPSE, ORDERING, UNSTABLE, WITHIN, WORSE, Claim
+
+REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "undecided"
+ALPHA = 0.05
+METRIC, UNTRAINED = "knn_top1", "knn_top1_init"
+ROUGHER = 2.0  # an unstable row's loss changes by more than this times the other's, from epoch to epoch
+
+Line = Mapping[str, Any]  # of results/<table>.parquet
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its t interval: mean - half .. mean + half, over n values."""
+
+    mean: float
+    half: float
+    n: int
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What our runs say of a claim, and why in words.
+
+    Args:
+        n: seeds that all of the claim's rows share.
+        shows: the smallest difference that this n could have told from none, in the claim's unit; None without one.
+        open: whether more seeds could decide it.
+    """
+
+    claim: Claim
+    verdict: str
+    evidence: str
+    n: int
+    shows: float | None = None
+    open: bool = False
+
+
+def interval(values: Sequence[float], alpha: float = ALPHA) -> Interval:
+    """The two-sided t interval of a mean at level 1 - alpha. With one value its half-width is infinite."""
+    n = len(values)
+    if n < 2:
+        return Interval(values[0], math.inf, n)
+    from scipy import stats
+
+    quantile = float(stats.t.ppf(1 - alpha / 2, n - 1))
+    return Interval(statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(n), n)
+
+
+def judge(claims: Sequence[Claim], lines: Iterable[Line], *, looks: int = 1) -> list[Verdict]:
+    """A verdict for each claim of a table.
+
+    Args:
+        lines: of one table, on one recipe with one set of overrides.
+        looks: how often the claims are judged while seeds are added; the error rate is split over them.
+    """
+    rows: dict[str, dict[int, Line]] = {}
+    for line in lines:
+        rows.setdefault(line["row"], {})[line["seed"]] = line
+    return [_judge(claim, rows, ALPHA / len(claims) / looks) for claim in claims]
+
+
+def _judge(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -> Verdict:
+    for row in claim.rows:
+        outcomes = {line["outcome"] for line in rows.get(row, {}).values()}
+        if not outcomes - {"infeasible", "failed"}:
+            return Verdict(claim, UNDECIDED, f"{row} {' and '.join(sorted(outcomes)) or 'has not run'}", 0)
+    if claim.kind in (COLLAPSES, DOES_NOT_COLLAPSE):
+        return _judge_outcomes(claim, rows[claim.rows[0]])
+    return _judge_differences(claim, rows, alpha)
+
+
+def _judge_outcomes(claim: Claim, seeds: Mapping[int, Line]) -> Verdict:
+    """Reproduced if every seed ended as claimed, contradicted if none did."""
+    outcomes = [line["outcome"] for line in seeds.values() if line["outcome"] not in ("infeasible", "failed")]
+    collapsed = outcomes.count("collapsed")
+    n = len(outcomes)
+    as_claimed = collapsed if claim.kind == COLLAPSES else n - collapsed
+    verdict = {n: REPRODUCED, 0: CONTRADICTED}.get(as_claimed, UNDECIDED)
+    return Verdict(claim, verdict, f"{collapsed} of {n} seeds collapsed", n)
+
+
+def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -> Verdict:
+    pairs, (low, high) = _comparisons(claim)
+    found: list[Interval] = []
+    for better, worse in pairs:
+        values = _paired(rows[better], rows[worse], claim.kind)
+        if len(values) < 2:
+            evidence = f"{better} and {worse} share {len(values)} seed with numbers: too few for an interval"
+            return Verdict(claim, UNDECIDED, evidence, len(values), open=True)
+        found.append(interval(values, alpha / len(pairs)))
+    n = min(each.n for each in found)
+    shows = max(each.half for each in found)
+    evidence = "; ".join(
+        f"{better} - {worse} = {each.mean:+.2f} ± {each.half:.2f}"
+        for (better, worse), each in zip(pairs, found, strict=True)
+    )
+    if claim.kind in (WORSE, WITHIN) and (room := _room(rows[pairs[0][0]])) < claim.margin:
+        return Verdict(claim, UNDECIDED, f"no room: training gives {pairs[0][0]} {room:.1f} points", n, shows)
+    if all(low < each.low and each.high < high for each in found):
+        return Verdict(claim, REPRODUCED, evidence, n, shows)
+    if any(each.high < low or high < each.low for each in found):
+        return Verdict(claim, CONTRADICTED, evidence, n, shows)
+    return Verdict(claim, UNDECIDED, evidence, n, shows, open=True)
+
+
+def _comparisons(claim: Claim) -> tuple[list[tuple[str, str]], tuple[float, float]]:
+    """The differences (first minus second) that a claim is about, and the open region that it puts each in."""
+    if claim.kind == WORSE:
+        return [(claim.rows[1], claim.rows[0])], (claim.margin, math.inf)
+    if claim.kind == WITHIN:
+        return list(itertools.combinations(claim.rows, 2)), (-claim.margin, claim.margin)
+    if claim.kind == ORDERING:
+        return list(itertools.pairwise(claim.rows)), (0.0, math.inf)
+    return [(claim.rows[0], claim.rows[1])], (math.log2(ROUGHER), math.inf)  # unstable
+
+
+def _paired(one: Mapping[int, Line], other: Mapping[int, Line], kind: str) -> list[float]:
+    """Differences of the seeds that both rows have a number for: of the metric, or of log2 of the loss's roughness."""
+    name = "loss_roughness" if kind == UNSTABLE else METRIC
+    differences = []
+    for seed in sorted(one.keys() & other.keys()):
+        a, b = one[seed][name], other[seed][name]
+        if a is not None and b is not None and math.isfinite(a) and math.isfinite(b):
+            differences.append(math.log2(a / b) if kind == UNSTABLE else a - b)
+    return differences
+
+
+def _room(baseline: Mapping[int, Line]) -> float:
+    """What training gives the baseline over the untrained network, points of the metric."""
+    gains = [line[METRIC] - line[UNTRAINED] for line in baseline.values() if line[METRIC] is not None]
+    return statistics.fmean(gains)
