@@ -1,0 +1,101 @@
+"""What people import and call."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import tiny
+from test_store import a_result
+
+from ablations import results, run
+from ablations import table as tables
+from ablations.store import COLUMNS, CURVE, Store
+from ablations.table import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a real run of two seeds."""
+    path = tmp_path_factory.mktemp("results")
+    command = ["--table", "stop_gradient", "--launcher", "local", "--seeds", "2", *tiny.OVERRIDES]
+    assert run.main([*command, "--results", str(path)]) == 0
+    return path
+
+
+def test_load_gives_a_frame_with_units(folder: Path) -> None:
+    frame = results.load("stop_gradient", root=folder)
+    assert list(frame.columns) == list(COLUMNS)
+    assert len(frame) == 4
+    assert frame.attrs["units"]["knn_top1"] == "per cent of the test set"
+    assert frame.attrs["units"]["image_size"] == "pixels"
+    assert results.load("stop_gradient", recipe="digits", overrides="", root=folder).empty
+    assert len(results.load("stop_gradient", recipe="digits", overrides=frame.overrides[0], root=folder)) == 4
+
+
+def test_curves_have_a_line_an_epoch_of_each_trial(folder: Path) -> None:
+    curves = results.curves("stop_gradient", root=folder)
+    assert list(curves[["row", "seed", "epoch"]].itertuples(index=False, name=None)) == [
+        (row, seed, epoch) for row in ("with", "without") for seed in (0, 1) for epoch in (1, 2)
+    ]
+    assert curves.attrs["units"]["seconds"] == "s, of the epoch's steps"
+    last = curves[curves.epoch == 2].reset_index()
+    pd.testing.assert_series_equal(last.loss, results.load("stop_gradient", root=folder).loss)
+
+
+def test_paper_gives_the_papers_numbers() -> None:
+    frame = results.paper("batch_size")
+    assert dict(zip(frame.row, frame.paper, strict=True))["4096"] == 64.0
+    assert frame.attrs["units"]["paper"].endswith("per cent")
+
+
+def test_what_is_not_there_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"Run: python ablations/run\.py --table similarity"):
+        results.load("similarity", root=tmp_path)
+    with pytest.raises(UserError, match="Unknown table"):
+        results.load("similarty", root=tmp_path)
+    assert results.main(["diff", "a", "b", "--results", str(tmp_path)]) == 2
+    assert "Unknown trial 'a'" in capsys.readouterr().err
+
+
+def test_diff_shows_the_fields_that_differ_and_the_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = results.load("stop_gradient", root=folder)
+    assert results.main(["diff", frame.fingerprint[0], frame.fingerprint[3], "--results", str(folder)]) == 0
+    names = [text.split("|")[1].strip() for text in capsys.readouterr().out.splitlines()[2:]]
+    assert names[:2] == ["seed", "stop_gradient"]
+    assert {"outcome", "knn_top1", "z_std"} <= set(names[2:])
+    assert "epochs" not in names
+
+
+def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: Any) -> None:
+    store = Store(tmp_path)
+    table = tables.get("stop_gradient")
+    for overrides, outcome in (({}, "collapsed"), ({"epochs": 1}, "finished")):
+        trials = tables.plan(table, recipe="digits", data="digits@0", train_images=1437, overrides=overrides, seeds=3)
+        for trial in trials:
+            fine = trial.row.name == "with"
+            values = {
+                "outcome": "finished" if fine else outcome,
+                "knn_top1": 90.0 if fine else 30.0 + trial.config.seed,
+            }
+            store.write(a_result(trial.config, knn_top1_init=50.0, **values), [])
+        store.rebuild(trials)
+    assert [each.verdict for _, each in results.claims(root=tmp_path)] == ["reproduced"] * 3
+    verdicts = [each.verdict for _, each in results.claims(overrides="epochs=1", root=tmp_path)]
+    assert verdicts == ["reproduced", "contradicted", "reproduced"]
+    assert results.main(["claims", "--results", str(tmp_path)]) == 0
+    assert "stop_gradient: without collapses" in capsys.readouterr().out
+
+
+def test_the_page_on_results_has_every_column() -> None:
+    text = (ROOT / "results" / "README.md").read_text()
+    named = set(re.findall(r"`(\w+)`", text))
+    fields = set(COLUMNS) - set(tables.configs.FIELDS)
+    assert fields <= named
+    assert set(CURVE) <= named
+    assert "every field of `Config`" in text

@@ -1,0 +1,174 @@
+"""Statistics against known answers: intervals against scipy's own, verdicts against simulated seeds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ablations import verdict
+from ablations.table import COLLAPSES, DOES_NOT_COLLAPSE, ORDERING, UNSTABLE, WITHIN, WORSE, Claim
+from ablations.verdict import CONTRADICTED, REPRODUCED, UNDECIDED, Verdict
+
+DRAWS = 2000
+
+
+def lines(**rows: Any) -> list[dict[str, Any]]:
+    """Lines of a table: row -> the metric of each seed."""
+    return [line(row, seed, knn_top1=value) for row, values in rows.items() for seed, value in enumerate(values)]
+
+
+def line(row: str, seed: int, **values: Any) -> dict[str, Any]:
+    usual = {"outcome": "finished", "knn_top1": 90.0, "knn_top1_init": 20.0, "loss_roughness": 0.01}
+    return {"row": row, "seed": seed, **usual, **values}
+
+
+def judge(claim: Claim, of: list[dict[str, Any]], **asked: Any) -> Verdict:
+    return verdict.judge([claim], of, **asked)[0]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_the_interval_is_scipys(alpha: float) -> None:
+    values = [93.1, 95.2, 94.7, 96.0, 94.1]
+    mine = verdict.interval(values, alpha)
+    theirs = stats.ttest_1samp(values, 0.0).confidence_interval(1 - alpha)
+    assert (mine.low, mine.high, mine.n) == (pytest.approx(theirs.low), pytest.approx(theirs.high), 5)
+
+
+def test_three_seeds_have_a_half_width_of_two_and_a_half_deviations() -> None:
+    assert verdict.interval([-1.0, 0.0, 1.0]).half == pytest.approx(2.484, abs=1e-3)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    # The rows overlap widely, and each seed says the same.
+    better, worse = [90.0, 60.0, 75.0, 82.0], [87.0, 57.1, 72.0, 78.9]
+    found = judge(Claim(WORSE, ("b", "a"), "", margin=2.0), lines(a=better, b=worse))
+    paired = stats.ttest_rel(better, worse).confidence_interval(0.95)
+    assert found.verdict == REPRODUCED
+    assert found.shows == pytest.approx((paired.high - paired.low) / 2)
+    assert found.n == 4
+
+
+def test_only_shared_seeds_with_numbers_count() -> None:
+    of = lines(a=[90.0, 91.0, 92.0, math.nan], b=[80.0, 81.5, 82.0, 83.0])
+    of[-1]["seed"] = 9
+    of.append(line("b", 3, knn_top1=None))
+    assert judge(Claim(WORSE, ("b", "a"), "", margin=5.0), of).n == 3
+
+
+@pytest.mark.parametrize(
+    ("claim", "rows", "expected"),
+    [
+        (Claim(WORSE, ("b", "a"), "", margin=5.0), dict(a=[90.0, 91, 90], b=[80.0, 81, 80.1]), REPRODUCED),
+        (Claim(WORSE, ("b", "a"), "", margin=15.0), dict(a=[90.0, 91, 90], b=[80.0, 81, 80.1]), CONTRADICTED),
+        (Claim(WORSE, ("b", "a"), "", margin=10.0), dict(a=[90.0, 91, 90], b=[80.0, 81, 80.1]), UNDECIDED),
+        (Claim(WITHIN, ("a", "b"), "", margin=2.0), dict(a=[90.0, 91, 92], b=[90.1, 90.9, 92]), REPRODUCED),
+        (Claim(WITHIN, ("a", "b"), "", margin=2.0), dict(a=[90.0, 91, 92], b=[80.1, 80.9, 82]), CONTRADICTED),
+        (Claim(WITHIN, ("b", "a"), "", margin=2.0), dict(a=[90.0, 91, 92], b=[80.1, 80.9, 82]), CONTRADICTED),
+        (Claim(WITHIN, ("a", "b", "c"), "", margin=2.0), dict(a=[90.0, 91], b=[90.0, 91], c=[70.0, 71]), CONTRADICTED),
+        (Claim(ORDERING, ("a", "b", "c"), ""), dict(a=[90.0, 91], b=[80.0, 81], c=[70.0, 71]), REPRODUCED),
+        (Claim(ORDERING, ("a", "c", "b"), ""), dict(a=[90.0, 91], b=[80.0, 81], c=[70.0, 71]), CONTRADICTED),
+        (Claim(ORDERING, ("a", "b"), ""), dict(a=[90.0, 80, 70], b=[80.0, 80, 72]), UNDECIDED),
+    ],
+)
+def test_a_claim_is_judged_by_where_its_interval_lies(claim: Claim, rows: dict[str, Any], expected: str) -> None:
+    assert judge(claim, lines(**rows)).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "collapses", "stands"),
+    [
+        (["collapsed"], REPRODUCED, CONTRADICTED),
+        (["collapsed", "collapsed"], REPRODUCED, CONTRADICTED),
+        (["finished", "diverged"], CONTRADICTED, REPRODUCED),
+        (["finished", "collapsed"], UNDECIDED, UNDECIDED),
+        (["failed", "collapsed"], REPRODUCED, CONTRADICTED),
+        (["failed"], UNDECIDED, UNDECIDED),
+        (["infeasible"], UNDECIDED, UNDECIDED),
+    ],
+)
+def test_collapse_is_judged_from_the_first_seed(outcomes: list[str], collapses: str, stands: str) -> None:
+    of = [line("a", seed, outcome=outcome) for seed, outcome in enumerate(outcomes)]
+    assert judge(Claim(COLLAPSES, ("a",), ""), of).verdict == collapses
+    assert judge(Claim(DOES_NOT_COLLAPSE, ("a",), ""), of).verdict == stands
+
+
+def test_with_one_seed_no_difference_is_judged() -> None:
+    found = judge(Claim(WORSE, ("b", "a"), "", margin=1.0), lines(a=[90.0], b=[10.0]))
+    assert (found.verdict, found.open) == (UNDECIDED, True)
+    assert "share 1 seed" in found.evidence
+
+
+def test_rows_that_cannot_run_leave_a_claim_undecided_for_good() -> None:
+    of = [*lines(a=[90.0, 91.0]), line("b", 0, outcome="infeasible", knn_top1=None)]
+    found = judge(Claim(WORSE, ("b", "a"), "", margin=1.0), of)
+    assert (found.verdict, found.open, found.evidence) == (UNDECIDED, False, "b infeasible")
+    assert judge(Claim(WORSE, ("c", "a"), "", margin=1.0), of).evidence == "c has not run"
+
+
+def test_without_room_above_the_untrained_network_nothing_is_decided() -> None:
+    of = [line(row, seed, knn_top1=90.0 + seed, knn_top1_init=89.5 + seed) for row in "ab" for seed in range(5)]
+    found = judge(Claim(WITHIN, ("a", "b"), "", margin=1.0), of)
+    assert found.verdict == UNDECIDED
+    assert found.evidence.startswith("no room: training gives a 0.5 points")
+
+
+def test_an_unstable_row_has_a_rougher_loss() -> None:
+    claim = Claim(UNSTABLE, ("all", "default"), "")
+    rough = [line("all", seed, loss_roughness=0.05 + 0.001 * seed) for seed in range(4)]
+    calm = [line("default", seed, loss_roughness=0.01) for seed in range(4)]
+    assert judge(claim, rough + calm).verdict == REPRODUCED
+    assert judge(
+        claim, [line("all", seed, loss_roughness=0.011 + 0.0001 * seed) for seed in range(4)] + calm
+    ).verdict == (CONTRADICTED)
+
+
+def false_verdicts(claim: Claim, wrong: str, means: dict[str, float], seeds: list[int]) -> float:
+    """How often simulated seeds give a verdict that is wrong, if they are looked at after each number of `seeds`."""
+    rng = np.random.default_rng(0)
+    count = 0
+    for _ in range(DRAWS):
+        shared = rng.normal(0, 3, seeds[-1])  # what makes pairing worth while
+        drawn = {row: 60 + mean + shared + rng.normal(0, 1, seeds[-1]) for row, mean in means.items()}
+        for n in seeds:
+            found = judge(claim, lines(**{row: values[:n] for row, values in drawn.items()}), looks=len(seeds))
+            count += found.verdict == wrong
+            if found.verdict != UNDECIDED:
+                break
+    return count / DRAWS
+
+
+LIMIT = 0.05 + 3 * math.sqrt(0.05 * 0.95 / DRAWS)
+
+
+@pytest.mark.parametrize("seeds", [[5], [3, 5, 10]], ids=["five seeds", "until decided"])
+@pytest.mark.parametrize(
+    ("claim", "wrong", "means"),
+    [
+        # The truth is on the edge of the claim, where a false verdict is likeliest.
+        (Claim(WORSE, ("b", "a"), "", margin=2.0), REPRODUCED, {"a": 2.0, "b": 0.0}),
+        (Claim(WORSE, ("b", "a"), "", margin=2.0), CONTRADICTED, {"a": 2.0, "b": 0.0}),
+        (Claim(WITHIN, ("a", "b"), "", margin=2.0), REPRODUCED, {"a": 2.0, "b": 0.0}),
+        (Claim(WITHIN, ("a", "b"), "", margin=2.0), CONTRADICTED, {"a": 2.0, "b": 0.0}),
+        (Claim(ORDERING, ("a", "b", "c"), ""), REPRODUCED, {"a": 4.0, "b": 0.0, "c": 0.0}),
+        (Claim(ORDERING, ("a", "b", "c"), ""), CONTRADICTED, {"a": 0.0, "b": 0.0, "c": 0.0}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Claim | str) else "",
+)
+def test_false_verdicts_are_as_rare_as_promised(
+    claim: Claim, wrong: str, means: dict[str, float], seeds: list[int]
+) -> None:
+    assert false_verdicts(claim, wrong, means, seeds) <= LIMIT
+
+
+def test_a_large_difference_is_found_and_all_claims_of_a_table_share_the_error() -> None:
+    assert false_verdicts(Claim(WORSE, ("b", "a"), "", margin=2.0), REPRODUCED, {"a": 12.0, "b": 0.0}, [5]) > 0.95
+    of = lines(a=[90.0, 91.0, 90.5, 91.2], b=[87.5, 88.0, 88.6, 88.2])
+    claim = Claim(WORSE, ("b", "a"), "", margin=1.0)
+    alone, among_ten = verdict.judge([claim], of)[0], verdict.judge([claim] * 10, of)[0]
+    assert alone.shows is not None
+    assert among_ten.shows is not None
+    assert among_ten.shows / alone.shows == pytest.approx(stats.t.ppf(1 - 0.0025, 3) / stats.t.ppf(1 - 0.025, 3))
