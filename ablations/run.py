@@ -286,7 +286,7 @@ def _conclude(request: _Request, verdicts: list[tuple[Table, Verdict]], store: S
         print("\n" + report.results(table, lines))
     if verdicts:
         print("\n" + report.claims(verdicts))
-    print("\nResults: " + ", ".join(str(store.root / f"{table.name}.parquet") for table in request.tables))
+    print(f"\nResults: {store.root}: {', '.join(f'{table.name}.parquet' for table in request.tables)}")
     return 1 if failed else 0
 
 

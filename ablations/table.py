@@ -155,6 +155,7 @@ def plan(
     override of what the table itself varies.
     """
     baseline = _baseline(table, recipe, data, overrides)
+    _check_that_overrides_act(table, recipe, data, overrides)
     if reason := _infeasible(Config(**baseline), train_images):
         raise UserError(reason)
     known = {row.name: row for row in table.rows}
@@ -164,9 +165,8 @@ def plan(
             raise UserError(configs.unknown(f"row of table {table.name}", name, known))
     trials = []
     for row in (row for row in table.rows if row.name in chosen):
-        changes = row.changes(baseline) if callable(row.changes) else row.changes
         for seed in range(seeds):
-            config = _config({**baseline, **changes, "seed": seed}, f"Row {row.name} of table {table.name}")
+            config = _config({**_fields(row, baseline), "seed": seed}, f"Row {row.name} of table {table.name}")
             trials.append(
                 Trial(
                     table=table,
@@ -183,14 +183,24 @@ def plan(
 def _baseline(table: Table, recipe: str, data: str, overrides: Fields) -> dict[str, Any]:
     if recipe not in recipes.RECIPES:
         raise UserError(configs.unknown("recipe", recipe, recipes.RECIPES))
-    for name in overrides:
-        if name in table.varies:
-            raise UserError(f"--set {name}: table {table.name} varies this field itself. Leave it out, or use --rows.")
     fields = recipes.RECIPES[recipe]
     base = table.base(fields) if callable(table.base) else table.base
     baseline = {"data": data, **fields, **base, **overrides}
     _config(baseline, f"Recipe {recipe}" + (" with --set" if overrides else ""))
     return baseline
+
+
+def _fields(row: Row, baseline: Fields) -> dict[str, Any]:
+    return {**baseline, **(row.changes(baseline) if callable(row.changes) else row.changes)}
+
+
+def _check_that_overrides_act(table: Table, recipe: str, data: str, overrides: Fields) -> None:
+    """Refuse an override that every row overwrites. A row may be a function of it, as twice the epochs are."""
+    for name in set(overrides) & set(table.varies):
+        without = {other: value for other, value in overrides.items() if other != name}
+        both = [_baseline(table, recipe, data, each) for each in (overrides, without)]
+        if all(len({Config(**_fields(row, baseline)) for baseline in both}) == 1 for row in table.rows):
+            raise UserError(f"--set {name}: table {table.name} varies this field itself. Leave it out, or use --rows.")
 
 
 def _config(fields: Fields, who: str) -> Config:

@@ -109,7 +109,7 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
     for better, worse in pairs:
         values = _paired(rows[better], rows[worse], claim.kind)
         if len(values) < 2:
-            evidence = f"{better} and {worse} share {len(values)} seed with numbers: too few for an interval"
+            evidence = f"{better} and {worse} have {len(values)} seeds in common: too few for an interval"
             return Verdict(claim, UNDECIDED, evidence, len(values), open=True)
         found.append(interval(values, alpha / len(pairs)))
     n = min(each.n for each in found)

@@ -58,8 +58,25 @@ def test_overrides_lie_over_the_recipe_and_the_tables_base_but_under_the_row() -
     trials = plan("stop_gradient", overrides={"epochs": 7, "predictor_lr": "constant"})
     assert all(trial.config.epochs == 7 and trial.config.predictor_lr == "constant" for trial in trials)
     assert trials[0].overrides == "epochs=7 predictor_lr=constant"
+
+
+@pytest.mark.parametrize(
+    ("table", "overrides"),
+    [
+        ("stop_gradient", {"stop_gradient": False}),
+        ("batch_size", {"batch_size": 96}),
+        ("predictor", {"predictor_lr": "constant"}),
+        ("stop_gradient", {"stop_gradient": True}),
+    ],
+)
+def test_an_override_that_every_row_overwrites_is_refused(table: str, overrides: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="varies this field itself"):
-        plan("stop_gradient", overrides={"stop_gradient": True})
+        plan(table, overrides=overrides)
+
+
+def test_an_override_that_the_rows_build_on_is_taken() -> None:
+    assert [trial.config.epochs for trial in plan("epochs", overrides={"epochs": 3})] == [3, 6, 12, 24]
+    assert [trial.config.dim for trial in plan("output_dim", overrides={"dim": 64})] == [8, 16, 32, 64]
 
 
 def test_a_row_may_be_a_function_of_the_baseline() -> None:

@@ -20,9 +20,18 @@ TABLE = Table(
     rows=(
         Row(name="none", changes=_none, paper=34.6, note="(a) does not collapse"),
         Row(name="hidden", changes={"batch_norm": "hidden"}, paper=67.4, note="(b)"),
-        Row(name="default", changes={"batch_norm": "default"}, paper=68.1, note="(c)"),
-        Row(name="all", changes={"batch_norm": "all"}, note="(d) unstable: the loss oscillates"),
-        Row(name="not_affine", changes={"projector_affine": False}, paper=68.2, note="text: (c), output not affine"),
+        Row(name="default", changes={"batch_norm": "default", "projector_affine": True}, paper=68.1, note="(c)"),
+        Row(
+            name="all",
+            changes={"batch_norm": "all", "projector_affine": True},
+            note="(d) unstable: the loss oscillates",
+        ),
+        Row(
+            name="not_affine",
+            changes={"batch_norm": "default", "projector_affine": False},
+            paper=68.2,
+            note="text: (c), output not affine",
+        ),
     ),
     claims=(
         Claim(DOES_NOT_COLLAPSE, ("none",), section="Sec. 4.4, Table 3a"),
