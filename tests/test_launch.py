@@ -64,7 +64,7 @@ def test_a_failing_trial_is_a_row_and_stops_no_other(cluster: str, tmp_path: Pat
     # A checkpoint of something else makes its trial raise in the worker, each time it is tried.
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--results", str(tmp_path)]
     assert run.main([*command, "--plan"]) == 0
-    (trial, _), _ = run._trials(run._parser().parse_args(command))
+    trial, _ = run._request(run._parser().parse_args(command)).trials(seeds=1)
     stores.Store(tmp_path).checkpoint(trial.fingerprint).write(b"not a checkpoint")
     assert run.main(command) == 1
     table = pd.read_parquet(tmp_path / "stop_gradient.parquet").set_index("row")
