@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ablations import table as tables
 from ablations.progress import duration
 from ablations.store import Store
 from ablations.table import Table, Trial
@@ -71,7 +72,7 @@ def _time(lines: Sequence[Result]) -> str:
 
 def plan(trials: Sequence[Trial], store: Store, *, workers: int, launcher: str) -> str:
     """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for."""
-    distinct = {trial.fingerprint: trial for trial in trials if trial.infeasible is None}
+    distinct = tables.distinct(trials)
     states = {fingerprint: store.state(fingerprint) for fingerprint in distinct}
     lines = [
         f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint) or 'infeasible: ' + str(t.infeasible)}"

@@ -223,11 +223,11 @@ def _train_missing(request: _Request, trials: list[Trial], store: Store) -> None
     """Train what is not done, and bring the table files up to date. Raises UserError for pictures that are broken."""
     rebuild = _Rebuild(store, trials)
     rerun = request.args.rerun
-    todo = {trial.fingerprint: trial for trial in trials if trial.infeasible is None}
-    for fingerprint in list(todo):
+    todo = {}
+    for fingerprint, trial in tables.distinct(trials).items():
         state = store.state(fingerprint)
-        if state == "done" or (state == "stale" and rerun != "stale") or (state != "failed" and rerun == "failed"):
-            del todo[fingerprint]
+        if state == "failed" or (rerun != "failed" and state in ("to run", "half done", rerun)):
+            todo[fingerprint] = trial
     try:
         if todo:
             _launch(request, list(todo.values()), store, rebuild)

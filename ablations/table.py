@@ -180,6 +180,15 @@ def plan(
     return trials
 
 
+def distinct(trials: Iterable[Trial]) -> dict[str, Trial]:
+    """Fingerprint -> the first trial that asks for it, of those that can start: what there is to train."""
+    found: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.infeasible is None:
+            found.setdefault(trial.fingerprint, trial)
+    return found
+
+
 def _baseline(table: Table, recipe: str, data: str, overrides: Fields) -> dict[str, Any]:
     if recipe not in recipes.RECIPES:
         raise UserError(configs.unknown("recipe", recipe, recipes.RECIPES))

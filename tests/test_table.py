@@ -43,7 +43,12 @@ def test_the_papers_rows_and_numbers() -> None:
 
 
 def test_tables_share_the_training_of_the_same_config() -> None:
-    assert plan("stop_gradient")[0].fingerprint == plan("predictor")[0].fingerprint
+    trials = [*plan("stop_gradient"), *plan("predictor")]
+    assert trials[0].fingerprint == trials[2].fingerprint
+    assert [trial.name for trial in tables.distinct(trials).values()] == [
+        "stop_gradient/with seed 0", "stop_gradient/without seed 0",
+        "predictor/none seed 0", "predictor/frozen seed 0", "predictor/constant_lr seed 0",
+    ]  # fmt: skip
 
 
 def test_seeds_are_trials_of_their_own() -> None:
