@@ -103,7 +103,12 @@ def _connect() -> None:
         environment["PYTHONPATH"] = os.pathsep.join([str(provenance.ROOT), os.environ.get("PYTHONPATH", "")])
     ray.init(runtime_env={"env_vars": environment}, logging_level=logging.ERROR, log_to_driver=False)
     # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: Any) -> None:
+    # Not by way of SIGINT: a shell starts what it puts into the background with SIGINT ignored.
+    raise KeyboardInterrupt
 
 
 def _resources(runtime: Runtime) -> dict[str, float]:

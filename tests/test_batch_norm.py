@@ -246,3 +246,18 @@ def test_a_layer_starts_as_torchs() -> None:
 def test_groups_keep_the_type_of_what_they_are_given() -> None:
     x = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
     assert BatchNorm(3, batch_size=8, group=4)(x).dtype == torch.bfloat16
+
+
+@pytest.mark.xfail(strict=True, reason="rounded to bfloat16 before the scale and shift, and again after them")
+@pytest.mark.parametrize("side", [0, 8])
+def test_groups_in_bfloat16_are_rounded_once(side: int) -> None:
+    shape = (256, 6, side, side) if side else (256, 6)
+    generator = torch.Generator().manual_seed(0)
+    ours = BatchNorm(6, batch_size=256, group=128)
+    nn.init.uniform_(ours.weight, 0.5, 2, generator=generator)
+    x = (3 * torch.randn(shape, generator=generator)).bfloat16()
+    wide = BatchNorm(6, batch_size=256, group=128).double()
+    wide.load_state_dict(ours.state_dict())
+    rounded = wide(x.double()).bfloat16()
+    # torch's own BN is off in one number of ten thousand.
+    assert (ours(x) != rounded).float().mean() < 0.01

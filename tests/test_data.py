@@ -245,8 +245,6 @@ def test_a_corrupt_picture_in_parquet_is_named(tmp_path: Path, how: str) -> None
         train.subset(np.array([0, 4])).decode(1)
 
 
-# The file of a picture that breaks while it is decoded is closed only when it is forgotten.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["half", "text", "empty"])
 def test_a_corrupt_picture_in_a_folder_is_named(tmp_path: Path, how: str) -> None:
     write_images(tmp_path, FOLDER)

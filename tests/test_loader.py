@@ -182,3 +182,40 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     source = Source("parquet", "x", 3, 0, tmp_path)
     with pytest.raises(DataError, match="test"):
         loader.load(source, config(source), Runtime())
+
+
+def bomb() -> bytes:
+    """A picture whose header claims 30,000 x 30,000 pixels, more than PIL will open."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture(0, 4, 4)).save(buffer, "BMP")
+    content = bytearray(buffer.getvalue())
+    content[18:26] = (30_000).to_bytes(4, "little") * 2
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param(["a", "b"], marks=pytest.mark.xfail(strict=True, raises=TypeError)),
+        pytest.param([1, 2], marks=pytest.mark.xfail(strict=True, raises=TypeError)),
+        pytest.param([bomb()] * 2, marks=pytest.mark.xfail(strict=True, raises=Image.DecompressionBombError)),
+        [b"", b""],
+        [{"bytes": None, "path": "a.png"}, {"bytes": None, "path": "b.png"}],
+        [{"path": "a.png"}, {"path": "b.png"}],
+    ],
+    ids=["text", "numbers", "bomb", "empty", "paths beside null", "paths"],
+)
+def test_a_column_that_holds_no_picture_is_refused(tmp_path: Path, images: list[object]) -> None:
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"image": images, "label": [0, 1]}), tmp_path / f"{split}.parquet")
+    source = data.locate(tmp_path)
+    with pytest.raises(DataError, match=r"train\.parquet"):
+        loader.load(source, config(source), Runtime())
+
+
+@pytest.mark.xfail(strict=True, reason="a null becomes nan, and nan the lowest integer")
+def test_a_null_label_is_minus_one(tmp_path: Path) -> None:
+    source = write(tmp_path, [(9, 9)] * 3)
+    table = pq.read_table(tmp_path / "train.parquet").drop_columns("label")
+    pq.write_table(table.append_column("label", pa.array([2, None, 0])), tmp_path / "train.parquet")
+    assert data.read(source, "train").labels.tolist() == [2, -1, 0]

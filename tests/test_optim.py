@@ -73,7 +73,9 @@ def test_groups_hold_each_trained_parameter_once(kind: str, predictor: str, batc
     given: dict[str, Any] = dict(optimizer=kind, momentum=0.8, weight_decay=0.03)
     config = digits(predictor=predictor, batch_norm=batch_norm, **given)
     model = SimSiam(config)
-    groups = {group["name"]: group for group in optim.optimizer(model, config).param_groups}
+    optimizer = optim.optimizer(model, config)
+    assert type(optimizer) is {"sgd": torch.optim.SGD, "lars": optim.LARS}[kind]
+    groups = {group["name"]: group for group in optimizer.param_groups}
     expected = {"encoder": [*model.backbone.parameters(), *model.projector.parameters()]}
     if predictor == "mlp":
         expected["predictor"] = list(model.predictor.parameters())

@@ -147,14 +147,63 @@ def test_probe_on_crops_is_decided_by_its_seed() -> None:
     assert not torch.allclose(classifier(train, protocol, seed=1), one, rtol=1e-2)
 
 
-def test_first_step_of_the_probe_is_the_gradient_at_zero() -> None:
+def test_probe_on_crops_is_sgd_with_momentum_down_a_cosine() -> None:
     # Pictures of one colour are the same under any crop and flip, and one batch is the whole set.
     colours = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 160, 20]])
     pixels = colours.view(4, 3, 1, 1).expand(4, 3, 12, 12).to(torch.uint8)
     train = InMemory(pixels, torch.tensor([0, 1, 2, 1]), 8)
-    lr = 0.5
-    got = classifier(train, crop_protocol("sgd", lr, epochs=1, batch=4096), seed=0)
-    z = torch.from_numpy(features(SimSiam(digits()), train))
-    wrong = torch.full((4, 3), 1 / 3, dtype=torch.float64) - torch.eye(3, dtype=torch.float64)[train.labels]
-    expected = -lr * 4 / 256 * wrong.T @ z / 4
-    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-7)
+    z, labels = features(SimSiam(digits()), train), np.eye(3)[train.labels]
+    weight, bias = np.zeros((3, 64)), np.zeros(3)
+    momentum = [np.zeros((3, 64)), np.zeros(3)]
+    epochs, base_lr = 5, 20.0
+    for epoch in range(epochs):
+        scores = np.exp(z @ weight.T + bias)
+        wrong = (scores / scores.sum(1, keepdims=True) - labels) / 4
+        momentum = [0.9 * m + g for m, g in zip(momentum, (wrong.T @ z, wrong.sum(0)), strict=True)]
+        lr = base_lr * 4 / 256 * (1 + np.cos(np.pi * epoch / epochs)) / 2
+        weight, bias = weight - lr * momentum[0], bias - lr * momentum[1]
+    got = classifier(train, crop_protocol("sgd", base_lr, epochs=epochs, batch=4096), seed=0)
+    np.testing.assert_allclose(got.numpy(), weight, rtol=1e-3, atol=1e-6)
+
+
+def shown(train: InMemory, *, seed: int, epochs: int, batch: int) -> Tensor:
+    """The bytes that the network is shown in the training of the probe, in order."""
+    seen: list[Tensor] = []
+
+    def network(x: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        seen.append(((x * std + mean) * 255).round())
+        return x.flatten(1)[:, :2]
+
+    probe._train_on_crops(network, 2, train, crop_protocol("sgd", 0.1, epochs, batch), seed)
+    assert {len(x) for x in seen} == {batch}
+    return torch.cat(seen)
+
+
+def test_probe_shows_each_picture_once_an_epoch_in_another_order() -> None:
+    gray = torch.arange(30, dtype=torch.uint8).view(30, 1, 1, 1).expand(30, 3, 9, 9)
+    train = InMemory(gray, torch.where(torch.arange(30) % 5 == 4, -1, 0), 8)
+    labelled = {i for i in range(30) if i % 5 != 4}
+    orders = []
+    for seed in (0, 1):
+        ids = shown(train, seed=seed, epochs=3, batch=7)[:, 0, 0, 0].int().tolist()
+        assert len(ids) == 3 * 21  # 24 pictures with a label fill three batches of seven
+        orders += [ids[epoch * 21 :][:21] for epoch in range(3)]
+    for i, order in enumerate(orders):
+        assert len(set(order)) == 21
+        assert set(order) < labelled
+        assert order not in orders[:i]
+
+
+def test_probe_shows_crops_of_the_usual_size_and_flips_half_of_them_sideways() -> None:
+    # Brightness grows to the right by four a pixel, so a crop tells its width and whether it was flipped.
+    ramp = (4 * torch.arange(60)).to(torch.uint8).expand(40, 3, 60, 60)
+    x = shown(InMemory(ramp, torch.zeros(40, dtype=torch.int64), 16), seed=0, epochs=10, batch=20)[:, 0]
+    assert (x - x[:, :1]).abs().max() <= 1
+    rise = x[:, 0, 15] - x[:, 0, 0]
+    assert abs(int((rise < 0).sum()) - 200) < 4 * np.sqrt(400 / 4)
+    width = rise.abs() / 4 * 16 / 15
+    # Areas from 8% of the picture up, ratios from 3/4, and the resampling takes a little off the ends.
+    assert width.min() > 60 * np.sqrt(0.08 * 3 / 4) - 3
+    assert (width < 30).float().mean() > 0.1
+    assert (width > 45).float().mean() > 0.1
