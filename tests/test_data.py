@@ -331,6 +331,9 @@ def test_fewer_training_pictures_are_a_fixed_choice_and_never_all() -> None:
     assert np.array_equal(some.pixels, data.read(source, "train", 100).pixels)  # type: ignore[arg-type]
     places = [[pictures.where(i) for i in range(len(pictures))] for pictures in (some, more)]
     assert set(places[0]) < set(places[1])
+    rows = [int(place.removeprefix("digits, row ")) for place in places[0]]
+    assert rows == sorted(rows)
+    assert rows[-1] > 1300  # from all over the set
     assert len(data.read(source, "train", 1436)) == 1436
     for n in (1437, 5000):
         with pytest.raises(DataError, match=rf"below the 1437 pictures there are \(none = all\). Got {n}"):

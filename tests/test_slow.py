@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -33,27 +35,58 @@ def test_the_digits_recipe_learns_with_the_stop_gradient_and_collapses_without(s
     assert (collapsed.z_std <= 0.3).all()
 
 
-def test_a_killed_ray_driver_leaves_no_process_and_the_same_command_completes_the_table(tmp_path: Path) -> None:
-    small = ["--set", "epochs=25", "--set", "width=4", "--seeds", "2"]
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A folder of its own for Ray's sockets: its name is in their command lines, and must be short."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def started(results: Path, ray_folder: Path) -> subprocess.Popen[str]:
+    """A table on Ray in a process of its own that a shell would have put into the background: SIGINT is ignored."""
+    small = ["--set", "epochs=25", "--set", "width=4", "--seeds", "2", "--results", str(results)]
     command = [sys.executable, str(ROOT / "ablations" / "run.py"), "--table", "stop_gradient", *small]
-    command += ["--results", str(tmp_path / "out")]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment["RAY_TMPDIR"] = str(tmp_path / "ray")  # names this Ray's processes, so that others' are left alone
-    (tmp_path / "ray").mkdir()
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path) as process:
-        limit = time.monotonic() + 240
-        while not [*tmp_path.glob("out/trials/*.parquet")] and time.monotonic() < limit:
-            time.sleep(0.2)
-        os.kill(process.pid, signal.SIGKILL)
-    kept = {path: path.read_bytes() for path in tmp_path.glob("out/trials/*.parquet")}
-    assert 0 < len(kept) < 4
+    environment["RAY_TMPDIR"] = str(ray_folder)
+    return subprocess.Popen(
+        ["env", "--ignore-signal=INT", *command], env=environment, stdout=subprocess.PIPE, text=True, cwd=results.parent
+    )
+
+
+def wait_for_a_trial(results: Path) -> dict[Path, bytes]:
+    """The files of finished trials, once there is one."""
+    limit = time.monotonic() + 240
+    while not [*results.glob("trials/*.parquet")] and time.monotonic() < limit:
+        time.sleep(0.2)
+    return {path: path.read_bytes() for path in results.glob("trials/*.parquet")}
+
+
+def assert_gone(folder: Path) -> None:
     limit = time.monotonic() + 60
-    while _processes_of(tmp_path) and time.monotonic() < limit:
+    while _processes_of(folder) and time.monotonic() < limit:
         time.sleep(0.5)
-    assert _processes_of(tmp_path) == []
-    assert subprocess.run(command, env=environment, cwd=tmp_path).returncode == 0
+    assert _processes_of(folder) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_or_stopped_leaves_no_process_and_the_same_command_completes_the_table(
+    number: signal.Signals, tmp_path: Path, ray_folder: Path
+) -> None:
+    results = tmp_path / "out"
+    with started(results, ray_folder) as process:
+        kept = wait_for_a_trial(results)
+        process.send_signal(number)
+        out, _ = process.communicate()
+    assert 0 < len(kept) < 4
+    if number == signal.SIGTERM:
+        assert process.returncode == 130
+        assert "the same command goes on from here" in out
+    assert_gone(ray_folder)
+    with started(results, ray_folder) as again:
+        out, _ = again.communicate()
+    assert again.returncode == 0, out
     assert all(path.read_bytes() == content for path, content in kept.items())
-    assert len(pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")) == 4
+    assert len(pd.read_parquet(results / "stop_gradient.parquet")) == 4
 
 
 def _processes_of(folder: Path) -> list[str]:
