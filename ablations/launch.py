@@ -210,7 +210,7 @@ class _Watch(TrialProgressCallback):
     def _finish(self, trial: Any, reason: str) -> None:
         config = _config(trial)
         name = fingerprint(config)
-        result = self._store.trial(name) or self._store.failure(name)
+        result = self._store.failure(name) or self._store.trial(name)  # a failure there is the last attempt's
         if result is None:
             result = unfinished(config, FAILED, reason)
             self._store.write_failure(result)

@@ -33,11 +33,10 @@ def launch(
         progress.start(fingerprint)
         try:
             result, curve = trials.run(trial.config, runtime, place=store.checkpoint(fingerprint), on_epoch=on_epoch)
+            store.write(result, curve)
         except Exception as error:
             traceback.print_exc()
             result = unfinished(trial.config, FAILED, f"{type(error).__name__}: {error}")
             store.write_failure(result)
-        else:
-            store.write(result, curve)
         progress.finish(fingerprint, result)
         on_done()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
 
 def spread(lines: Sequence[Result], name: str, digits: int) -> str:
     """Mean over the seeds that have a number, and their standard deviation if they are several."""
-    values = [line[name] for line in lines if line[name] is not None]
+    values = [line[name] for line in lines if line[name] is not None and math.isfinite(line[name])]
     if not values:
         return "-"
     mean = f"{statistics.fmean(values):.{digits}f}"
@@ -70,8 +71,12 @@ def _time(lines: Sequence[Result]) -> str:
     return duration(statistics.fmean(seconds)) if seconds else "-"
 
 
-def plan(trials: Sequence[Trial], store: Store, *, workers: int, launcher: str) -> str:
-    """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for."""
+def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, workers: int, launcher: str) -> str:
+    """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for.
+
+    Args:
+        todo: fingerprint -> trial, of those that this command runs.
+    """
     distinct = tables.distinct(trials)
     states = {fingerprint: store.state(fingerprint) for fingerprint in distinct}
     lines = [
@@ -79,12 +84,14 @@ def plan(trials: Sequence[Trial], store: Store, *, workers: int, launcher: str) 
         for t in trials
     ]
     counts = ", ".join(f"{n} {state}" for state, n in Counter(states.values()).items())
-    waiting = [distinct[f] for f, state in states.items() if state not in ("done", "stale")]
-    times = [store.estimate(trial.config) for trial in waiting]
+    finished = store.finished() if todo else []
+    times = [store.estimate(trial.config, finished) for trial in todo.values()]
     known = [seconds for seconds in times if seconds is not None]
     total = duration(sum(known)) if len(known) == len(times) else "unknown"
-    lines.append(f"{len(trials)} rows and seeds, {len(distinct)} distinct trainings: {counts or 'none'}.")
-    if waiting:
+    lines.append(
+        f"{len(trials)} rows and seeds, {len(distinct)} distinct trainings: {counts or 'none'}. Now: {len(todo)}."
+    )
+    if todo:
         where = "in this process" if launcher == "local" else f"on Ray, {workers} worker{'s' * (workers > 1)} a trial"
         lines.append(f"Time: {total} of training if one follows the other, {where}, 1 CPU (or GPU) a worker.")
     lines.append(f"Results: {store.root}")

@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished trials are kept; the same command goes on from here.", flush=True)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,10 +99,13 @@ class _Request:
                 data=self.source.name,
                 train_images=self.source.train_images,
                 overrides=self.overrides,
-                rows=self.rows if rows is None else rows.get(table.name, []),
+                rows=self.rows if rows is None else self._chosen(rows.get(table.name, [])),
                 seeds=seeds,
             )
         ]
+
+    def _chosen(self, rows: list[str]) -> list[str]:
+        return [row for row in rows if self.rows is None or row in self.rows]
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -109,25 +115,28 @@ def _run(args: argparse.Namespace) -> int:
 
     store = Store(_results_folder(args.results))
     if args.plan:
-        print(report.plan(request.trials(looks[-1]), store, workers=args.workers, launcher=args.launcher))
+        trials = request.trials(looks[-1])
+        todo = _todo(trials, store, args.rerun)
+        print(report.plan(trials, todo, store, workers=args.workers, launcher=args.launcher))
         return 0
     store.check_writable()
-    try:
-        verdicts = _train(request, looks, store)
-    except KeyboardInterrupt:
-        print("\nInterrupted. Finished trials are kept; the same command goes on from here.", flush=True)
-        return 130
-    return _conclude(request, verdicts, store)
+    verdicts = _train(request, looks, store)
+    return _conclude(request, request.trials(looks[-1]), verdicts, store)
 
 
 def _request(args: argparse.Namespace) -> _Request:
     """Raises UserError for what cannot be asked."""
     if not args.table:
         raise UserError(f"Name a table with --table. Known: {', '.join(tables.names())}, all.")
-    for option in ("seeds", "seeds_until_decided", "workers"):
+    for option, low, high in (
+        ("seeds", 1, 1000),
+        ("seeds_until_decided", 1, 1000),
+        ("workers", 1, 100_000),
+        ("loader_processes", 0, 1000),
+    ):
         value = getattr(args, option)
-        if value is not None and value < 1:
-            raise UserError(f"--{option.replace('_', '-')} must be at least 1. Got {value} instead.")
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{option.replace('_', '-')} must be {low} to {high}. Got {value} instead.")
     if args.seeds is not None and args.seeds_until_decided is not None:
         raise UserError("--seeds and --seeds-until-decided exclude each other. Leave one out.")
     if args.launcher == "local" and args.workers > 1:
@@ -139,8 +148,8 @@ def _request(args: argparse.Namespace) -> _Request:
         tables=[tables.get(name) for name in asked],
         recipe=args.recipe,
         source=_source(args),
-        overrides=dict(_override(text) for text in args.set),
-        rows=args.rows.split(",") if args.rows else None,
+        overrides=_overrides(args.set),
+        rows=None if args.rows is None else [name.strip() for name in args.rows.split(",")],
         args=args,
     )
 
@@ -150,6 +159,15 @@ def _looks(args: argparse.Namespace) -> list[int]:
     if args.seeds_until_decided:
         return [n for n in _LOOKS if n < args.seeds_until_decided] + [args.seeds_until_decided]
     return [args.seeds or (_SEEDS_OF_A_VERDICT if args.claims else 1)]
+
+
+def _overrides(texts: list[str]) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    for name, value in map(_override, texts):
+        if name in overrides:
+            raise UserError(f"--set {name} is given twice. Leave one out.")
+        overrides[name] = value
+    return overrides
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -173,15 +191,18 @@ def _source(args: argparse.Namespace) -> Source:
     if path is None and args.recipe != "digits":
         raise UserError(f"Recipe {args.recipe} needs pictures: name their folder with --data or in $SIMSIAM_DATA.")
     try:
-        return locate(Path(path).resolve() if path else None)
-    except DataError as error:
-        raise UserError(str(error)) from None
+        return locate(None if path is None else Path(path).resolve())
+    except (DataError, OSError, RuntimeError) as error:
+        raise UserError(f"{error}") from None
 
 
 def _results_folder(given: str | None) -> Path:
     """Under `ray job submit --working-dir` the repository is a temporary copy, so results must lie elsewhere."""
-    if given:
-        return Path(given).resolve()
+    if given is not None:
+        try:
+            return Path(given).resolve()
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"--results {given}: {error}") from None
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return Path.home() / "simsiam-results"
     return ROOT / "results"
@@ -195,11 +216,12 @@ def _train(request: _Request, looks: list[int], store: Store) -> list[tuple[Tabl
     found: dict[tuple[str, Claim], Verdict] = {}
     for seeds in looks:
         trials = request.trials(seeds, rows)
-        print(report.plan(trials, store, workers=request.args.workers, launcher=request.args.launcher), flush=True)
-        _train_missing(request, trials, store)
+        todo, args = _todo(trials, store, request.args.rerun), request.args
+        print(report.plan(trials, todo, store, workers=args.workers, launcher=args.launcher), flush=True)
+        _train_missing(request, trials, todo, store)
         rows = {}
         for table in request.tables:
-            lines = [line for line in _lines(request, table, store) if line["seed"] < seeds]
+            lines = _lines(request.trials(seeds), table, store)
             for now in verdict.judge(table.claims, lines, looks=len(looks)):
                 before = found.get((table.name, now.claim))
                 if before is None or before.open:
@@ -211,28 +233,31 @@ def _train(request: _Request, looks: list[int], store: Store) -> list[tuple[Tabl
     return [(table, found[table.name, claim]) for table in request.tables for claim in table.claims]
 
 
-def _lines(request: _Request, table: Table, store: Store) -> list[dict[str, Any]]:
-    """A table's lines of this recipe with these overrides."""
-    overrides = configs.canonical(request.overrides)
-    return [
-        line for line in store.table(table.name) if line["recipe"] == request.recipe and line["overrides"] == overrides
-    ]
+def _lines(trials: list[Trial], table: Table, store: Store) -> list[dict[str, Any]]:
+    """A table's lines of just these trials: what else its file holds is of other Configs."""
+    mine = {(trial.row.name, trial.fingerprint) for trial in trials if trial.table.name == table.name}
+    return [line for line in store.table(table.name) if (line["row"], line["fingerprint"]) in mine]
 
 
-def _train_missing(request: _Request, trials: list[Trial], store: Store) -> None:
-    """Train what is not done, and bring the table files up to date. Raises UserError for pictures that are broken."""
-    rebuild = _Rebuild(store, trials)
-    rerun = request.args.rerun
+def _todo(trials: list[Trial], store: Store, rerun: str | None) -> dict[str, Trial]:
+    """Fingerprint -> trial, of those to train: what is missing or failed, and what --rerun names."""
     todo = {}
     for fingerprint, trial in tables.distinct(trials).items():
         state = store.state(fingerprint)
         if state == "failed" or (rerun != "failed" and state in ("to run", "half done", rerun)):
             todo[fingerprint] = trial
-    try:
-        if todo:
+    return todo
+
+
+def _train_missing(request: _Request, trials: list[Trial], todo: dict[str, Trial], store: Store) -> None:
+    """Train, and keep the table files up to date. Raises UserError for pictures, or table files, that are broken."""
+    rebuild = _Rebuild(store, trials)
+    rebuild(at_once=True)
+    if todo:
+        try:
             _launch(request, list(todo.values()), store, rebuild)
-    finally:
-        rebuild(at_once=True)
+        finally:
+            rebuild(at_once=True)
 
 
 def _launch(request: _Request, todo: list[Trial], store: Store, on_done: Callable[[], None]) -> None:
@@ -274,20 +299,19 @@ class _Rebuild:
             self._last = time.monotonic()
 
 
-def _conclude(request: _Request, verdicts: list[tuple[Table, Verdict]], store: Store) -> int:
+def _conclude(request: _Request, trials: list[Trial], verdicts: list[tuple[Table, Verdict]], store: Store) -> int:
     """Print the tables, the verdicts and the place of the results -> the exit code."""
     from ablations import report
-    from ablations.store import FAILED
 
-    failed = False
     for table in request.tables:
-        lines = _lines(request, table, store)
-        failed |= any(line["outcome"] == FAILED for line in lines)
-        print("\n" + report.results(table, lines))
+        print("\n" + report.results(table, _lines(trials, table, store)))
     if verdicts:
         print("\n" + report.claims(verdicts))
     print(f"\nResults: {store.root}: {', '.join(f'{table.name}.parquet' for table in request.tables)}")
-    return 1 if failed else 0
+    failures = [f for fingerprint in tables.distinct(trials) if (f := store.failure(fingerprint))]
+    for failure in failures:
+        print(f"Failed: {failure['fingerprint']}: {failure['message']}")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ A trial is done when trials/<fingerprint>.parquet is there. A failure is kept ap
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import io
 import os
 import statistics
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,9 +125,10 @@ class Store:
 
     def check_writable(self) -> None:
         """Raises UserError if nothing can be written here."""
+        probe = self.root / f".writable-{os.getpid()}"
         try:
-            _write(self.root / ".writable", b"")
-            (self.root / ".writable").unlink()
+            _write(probe, b"")
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"The results folder {self.root} cannot be written: {error.strerror}. Give another with --results."
@@ -140,12 +143,10 @@ class Store:
         return _read_one(self._failed(fingerprint))
 
     def result(self, trial: Trial) -> Result | None:
-        """What is known of a trial: done, infeasible, failed; or None."""
-        if done := self.trial(trial.fingerprint):
-            return done
+        """What is known of a trial: infeasible, done, failed; or None. A result stays when running it again fails."""
         if trial.infeasible:
             return unfinished(trial.config, INFEASIBLE, trial.infeasible)
-        return self.failure(trial.fingerprint)
+        return self.trial(trial.fingerprint) or self.failure(trial.fingerprint)
 
     def state(self, fingerprint: str) -> str:
         """`done`, `stale` (done, by other sources than these), `half done`, `failed` or `to run`."""
@@ -179,20 +180,25 @@ class Store:
 
     def table(self, name: str) -> list[Result]:
         """The lines of results/<table>.parquet; none if it is not there."""
-        path = self.root / f"{name}.parquet"
-        return pq.read_table(path).to_pylist() if path.exists() else []
+        return _read(self.root / f"{name}.parquet") or []
 
-    def estimate(self, config: Config) -> float | None:
-        """Seconds that training this Config may take: from finished trials of nets, views and pictures like its own on
-        this kind of device, by images seen. None where there is none.
+    @staticmethod
+    def estimate(config: Config, finished: list[Result]) -> float | None:
+        """Seconds that training this Config may take: from `finished` trials of nets, views and pictures like its own
+        on this kind of device, by epochs. None where there is none.
         """
         device, alike = provenance.machine(), {name: getattr(config, name) for name in _COST}
         speeds = [
             done["wall_seconds"] / done["epochs"]
-            for path in sorted((self.root / "trials").glob("*.parquet"))
-            if (done := _read_one(path)) and done["device"] == device and alike.items() <= done.items()
+            for done in finished
+            if done["device"] == device and done["outcome"] != "diverged" and alike.items() <= done.items()
         ]
         return statistics.median(speeds) * config.epochs if speeds else None
+
+    def finished(self) -> list[Result]:
+        """Every finished trial there is."""
+        paths = sorted((self.root / "trials").glob("*.parquet"))
+        return [result for path in paths if (result := _read_one(path))]
 
     def rebuild(self, trials: Iterable[Trial]) -> None:
         """Bring the files of these trials' tables up to date with what is done or failed by now.
@@ -202,6 +208,10 @@ class Store:
         by_table: dict[str, list[Trial]] = {}
         for trial in trials:
             by_table.setdefault(trial.table.name, []).append(trial)
+        with self._alone():
+            self._rebuild(by_table)
+
+    def _rebuild(self, by_table: dict[str, list[Trial]]) -> None:
         for name, members in by_table.items():
             lines = {_key(line): line for line in self.table(name)}
             for trial in members:
@@ -214,11 +224,21 @@ class Store:
                 key=lambda line: (
                     line["recipe"],
                     line["overrides"],
+                    line["data"],
                     order.get(line["row"], len(order)),
                     line["seed"],
                 ),
             )
-            _write_parquet(self.root / f"{name}.parquet", COLUMNS, ordered)
+            if ordered:
+                _write_parquet(self.root / f"{name}.parquet", COLUMNS, ordered)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time: a table file is read, merged and written."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _supersede(self, path: Path, sources: str | None) -> None:
         target = self.root / "superseded" / path.parent.name / f"{path.stem}-{sources}.parquet"
@@ -261,7 +281,8 @@ def _membership(trial: Trial) -> Result:
 
 
 def _key(line: Result) -> tuple[Any, ...]:
-    return line["recipe"], line["overrides"], line["row"], line["seed"]
+    """What a line of a table is filed under; pictures of another folder are another line."""
+    return line["recipe"], line["overrides"], line["data"], line["row"], line["seed"]
 
 
 def schema(columns: Columns) -> pa.Schema:
@@ -276,12 +297,21 @@ def _write_parquet(path: Path, columns: Columns, lines: list[Result]) -> None:
 
 
 def _read_one(path: Path) -> Result | None:
-    if not path.exists():
-        return None
+    lines = _read(path)
+    return lines[0] if lines else None
+
+
+def _read(path: Path) -> list[Result] | None:
+    """The lines of a Parquet file, or None if it is not there.
+
+    The bytes are read once: pyarrow would open the file twice, and another process may replace it in between.
+    """
     try:
-        return pq.read_table(path).to_pylist()[0]
-    except (pa.ArrowInvalid, OSError, IndexError) as error:
-        raise UserError(f"{path} is damaged ({error}). Remove it, and the trial runs again.") from None
+        return pq.read_table(pa.BufferReader(path.read_bytes())).to_pylist()
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        raise UserError(f"{path} is damaged ({error}). Remove it; what it held is made again.") from None
 
 
 def _write(path: Path, content: bytes) -> None:

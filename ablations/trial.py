@@ -70,6 +70,8 @@ def _raw_pixel_knn(train: Images, test: Images, protocol: Protocol) -> float | N
     """What kNN on the pixels themselves reaches, where that is cheap to know."""
     if not isinstance(train, InMemory) or not isinstance(test, InMemory) or train.pixels.numel() > _RAW_PIXELS:
         return None
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        return None
     bank, labels = monitor.labelled(train.pixels.flatten(1).float(), train)
     query = test.pixels.flatten(1).float()
     return monitor.knn_top1(bank, labels, query, test.labels, k=protocol.knn_k, temperature=protocol.knn_temperature)

@@ -118,8 +118,10 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
         f"{better} - {worse} = {each.mean:+.2f} ± {each.half:.2f}"
         for (better, worse), each in zip(pairs, found, strict=True)
     )
-    if claim.kind in (WORSE, WITHIN) and (room := _room(rows[pairs[0][0]])) < claim.margin:
-        return Verdict(claim, UNDECIDED, f"no room: training gives {pairs[0][0]} {room:.1f} points", n, shows)
+    if claim.kind in (WORSE, WITHIN):
+        best = max({row for pair in pairs for row in pair}, key=lambda row: _room(rows[row]))
+        if (room := _room(rows[best])) < claim.margin:
+            return Verdict(claim, UNDECIDED, f"no room: training gives {best} {room:.1f} points", n, shows)
     if all(low < each.low and each.high < high for each in found):
         return Verdict(claim, REPRODUCED, evidence, n, shows)
     if any(each.high < low or high < each.low for each in found):
@@ -144,12 +146,16 @@ def _paired(one: Mapping[int, Line], other: Mapping[int, Line], kind: str) -> li
     differences = []
     for seed in sorted(one.keys() & other.keys()):
         a, b = one[seed][name], other[seed][name]
-        if a is not None and b is not None and math.isfinite(a) and math.isfinite(b):
+        if _number(a) and _number(b) and (kind != UNSTABLE or (a > 0 and b > 0)):
             differences.append(math.log2(a / b) if kind == UNSTABLE else a - b)
     return differences
 
 
 def _room(baseline: Mapping[int, Line]) -> float:
     """What training gives the baseline over the untrained network, points of the metric."""
-    gains = [line[METRIC] - line[UNTRAINED] for line in baseline.values() if line[METRIC] is not None]
+    gains = [line[METRIC] - line[UNTRAINED] for line in baseline.values() if _number(line[METRIC])]
     return statistics.fmean(gains)
+
+
+def _number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

@@ -51,7 +51,8 @@ class BatchNorm(_BatchNorm):
         y, mean, var, count = _Normalise.apply(x, members, self.batch_size // self.group, self.eps)
         self._track(mean, var * (count / (count - 1)))
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype) if self.affine else y
+        y = y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
+        return y.to(x.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
@@ -81,18 +82,19 @@ class _Normalise(torch.autograd.Function):
         invstd = (var + eps).rsqrt()
         y = (wide - mean[members][..., None]) * invstd[members][..., None]
         ctx.save_for_backward(y, members, invstd, count)
+        ctx.dtype = x.dtype
         ctx.mark_non_differentiable(mean, var, count)
-        return y.reshape(x.shape).to(x.dtype), mean, var, count
+        return y.reshape(x.shape), mean, var, count  # wide: rounded once, after the scale and shift
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         y, members, invstd, count = ctx.saved_tensors
-        grad = grads[0].reshape(y.shape).to(y.dtype)
+        grad = grads[0].reshape(y.shape)
         sums = torch.cat([grad.sum(2), (grad * y).sum(2)], 1)
         means = distributed.total(_by_group(sums, members, len(invstd))) / count  # (G, 2C)
         of_grad, of_product = means[members][..., None].chunk(2, dim=1)
         dx = (grad - of_grad - y * of_product) * invstd[members][..., None]
-        return dx.reshape(grads[0].shape).to(grads[0].dtype), None, None, None
+        return dx.reshape(grads[0].shape).to(ctx.dtype), None, None, None
 
 
 def _by_group(rows: Tensor, members: Tensor, groups: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import pickle
 from typing import Any, Protocol
 
 import torch
@@ -30,9 +31,15 @@ def pack(config: Config, state: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(config: Config, content: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The state, if it is of this Config. Raises WrongCheckpointError naming the fields that differ."""
-    packed = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+def unpack(config: Config, content: bytes, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The state, or None if there is none that can be read.
+
+    Raises WrongCheckpointError if it is of another Config, naming the fields that differ.
+    """
+    try:
+        packed = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError):  # torn by a dying disk: the run starts again
+        return None
     mine, its = dataclasses.asdict(config), packed["config"]
     differing = [name for name in sorted(mine.keys() | its.keys()) if mine.get(name) != its.get(name)]
     if differing:

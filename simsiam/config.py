@@ -130,6 +130,8 @@ class Runtime:
     checkpoint_seconds: float = 30.0  # wall-clock time between two checkpoints
 
 
+_LARGEST = 2**31 - 1  # of a whole number
+
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}
 TYPES: dict[str, Any] = typing.get_type_hints(Config)
 
@@ -212,6 +214,8 @@ def _checked(name: str, value: Any) -> Any:
     rule = FIELDS[name].metadata
     if type(value) is not kind or ("choices" in rule and value not in rule["choices"]):
         raise ValueError(_complaint(name, value))
+    if kind is int and abs(value) > _LARGEST:
+        raise ValueError(_complaint(name, value)[:200])
     if "low" in rule:
         low_enough = rule["low"] < value if rule["above"] else rule["low"] <= value
         if not (low_enough and value <= rule["high"] and math.isfinite(value)):
@@ -244,6 +248,8 @@ def _inert(config: Config) -> dict[str, Any]:
         inert["predictor_hidden"] = None
         if config.batch_norm == "all":  # differs from "default" in the predictor's output alone
             inert["batch_norm"] = "default"
+        if not config.stop_gradient and config.similarity == "cosine":  # then D(z1, z2) is D(z2, z1), gradient and all
+            inert["symmetric"] = True
     if config.predictor != "mlp":
         inert["predictor_lr"] = None
     if config.batch_norm in ("none", "hidden"):

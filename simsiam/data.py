@@ -28,6 +28,8 @@ _DIGITS_DIGEST = "15bec4e102d14cf1"
 _DIGITS_TRAIN, _DIGITS_TEST = 1437, 360
 
 _SPLIT_NAMES = {TRAIN: ("train",), TEST: ("test", "validation", "val")}
+_MOST_CLASSES = 1 << 20
+_HASHED = 512 << 20  # bytes: folders up to this size are named by what is in the files, larger ones by names and sizes
 _IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "labels")
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 # Layouts that torchvision reads: its folder -> (name, training pictures, test pictures).
@@ -92,16 +94,17 @@ class Pictures:
         assert self.encoded is not None
         try:
             return Image.open(io.BytesIO(self.encoded(i)))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # foreign bytes: what PIL raises for them is no fixed set
             raise self.corrupt(i, error) from None
 
     def decode(self, i: int) -> Any:
         """Picture i as a decoded RGB PIL image. Raises DataError naming the file, and the row where there is one."""
+        picture = self.open(i)
+        if picture.mode.startswith(("I", "F")):
+            raise self.corrupt(i, ValueError(f"mode {picture.mode} has more than 8 bits a channel"))
         try:
-            return self.open(i).convert("RGB")
-        except DataError:
-            raise
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for broken pictures
+            return picture.convert("RGB")
+        except Exception as error:
             raise self.corrupt(i, error) from None
 
     def corrupt(self, i: int, error: Exception) -> DataError:
@@ -135,6 +138,7 @@ def read(source: Source, split: str, images: int | None = None) -> Pictures:
     pictures = _read(source, split)
     if not len(pictures):
         raise DataError(f"The {split} split of {source.path} has no pictures.")
+    _check_labels(pictures, split, source)
     if images is None:
         return pictures
     if images >= len(pictures):
@@ -142,6 +146,15 @@ def read(source: Source, split: str, images: int | None = None) -> Pictures:
             f"train_images must be below the {len(pictures)} pictures there are (none = all). Got {images} instead."
         )
     return pictures.subset(np.sort(randomness.permutation(len(pictures), "subset")[:images]))
+
+
+def _check_labels(pictures: Pictures, split: str, source: Source) -> None:
+    """Of the test split every label must be known; of the training split some must be. Classes count from 0."""
+    known = pictures.labels[pictures.labels >= 0]
+    if len(known) < len(pictures) and (split == TEST or not len(known)):
+        raise DataError(f"The {split} split of {source.path} has labels below 0, which stand for unknown ones.")
+    if known.max() >= _MOST_CLASSES:
+        raise DataError(f"The labels of {source.path} must be below {_MOST_CLASSES}. Got {known.max()}: count from 0.")
 
 
 def _read(source: Source, split: str) -> Pictures:
@@ -174,9 +187,14 @@ def encoded_bytes(source: Source) -> int:
 
 
 def _digest(root: Path, files: Sequence[Path]) -> str:
-    """Over the names and sizes of files: it needs no reading, so it holds for folders of any size."""
-    lines = [f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    """Over the names and sizes of files, and over what is in them unless that is too much to read for a name."""
+    digest = hashlib.sha256()
+    sizes = [file.stat().st_size for file in files]
+    for file, size in zip(files, sizes, strict=True):
+        digest.update(f"{file.relative_to(root).as_posix()} {size}\n".encode())
+        if sum(sizes) <= _HASHED:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _files(path: Path, layout: str) -> dict[str, list[Path]]:
@@ -196,10 +214,17 @@ def _named_files(path: Path, layout: str) -> dict[str, list[Path]]:
     Parquet: train.parquet or train-00000-of-00002.parquet, here or in data/. Images: train/<class>/<name>.jpg.
     """
     files: dict[str, list[Path]] = {}
+    shards: dict[str, int] = {}
     if layout == "parquet":
         for file in sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
-            if match := re.fullmatch(r"(\w+?)(-\d+-of-\d+.*)?", file.stem):
+            if match := re.fullmatch(r"(\w+?)(-\d+-of-(\d+).*)?", file.stem):
                 files.setdefault(match[1], []).append(file)
+                shards[match[1]] = int(match[3] or 0)
+        for name, found in files.items():
+            if len({file.parent for file in found}) > 1:
+                raise DataError(f"{path} has split {name} twice, beside data/ and in it. Remove one.")
+            if shards[name] and shards[name] != len(found):
+                raise DataError(f"{path} has {len(found)} of the {shards[name]} Parquet files of split {name}.")
         return {name: found for name, found in files.items() if name in sum(_SPLIT_NAMES.values(), ())}
     for name in sum(_SPLIT_NAMES.values(), ()):
         files[name] = sorted(f for f in path.glob(f"{name}/*/**/*") if f.suffix.lower() in _IMAGE_SUFFIXES)
@@ -241,7 +266,9 @@ def _read_parquet(files: list[Path]) -> Pictures:
             table = pq.read_table(file, columns=[image, label])
             column = table[image].combine_chunks()
             images.append(column.field("bytes") if pa.types.is_struct(column.type) else column)
-            labels.append(table[label].to_numpy().astype(np.int64))
+            if not pa.types.is_integer(table[label].type):
+                raise ValueError(f"the labels must be whole numbers; they are {table[label].type}")
+            labels.append(table[label].fill_null(-1).to_numpy().astype(np.int64))
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{file} cannot be read: {error}") from None
         starts.append(starts[-1] + table.num_rows)

@@ -87,6 +87,8 @@ def embed(forward: Callable[[Tensor], Tensor], images: Images, crop: float) -> T
     crops = [views.CenterCrop(crop)]
     requests = [(ids[i : i + _BATCH], crops) for i in range(0, len(ids), _BATCH)]
     out = [forward(views.normalise(pixels[0])) for pixels in images.stream(requests)]
+    if not out:  # more workers than pictures: no rows, but as wide as the others'
+        out = [forward(views.normalise(images.batch(np.array([0]), crops)[0]))[:0]]
     return distributed.gather(torch.cat(out))
 
 

@@ -105,11 +105,11 @@ class _Run:
 
     def resume(self) -> None:
         content = self.place.read()
-        if content is None:
+        state = None if content is None else checkpoint.unpack(self.config, content, self.device)
+        if state is None:
             init = monitor.measure(self.model, self.train, self.test, self.protocol)
             self.progress.knn_top1_init = init["knn_top1"]
             return
-        state = checkpoint.unpack(self.config, content, self.device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])

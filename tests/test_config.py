@@ -52,6 +52,9 @@ def test_one_experiment_has_one_spelling() -> None:
     assert absent.predictor_lr is None
     assert absent == make(predictor="none", predictor_hidden=64, predictor_lr="cosine", batch_norm="default")
     assert absent == make(predictor="none", batch_norm="all")
+    mirrored = make(predictor="none", stop_gradient=False, symmetric=False)
+    assert mirrored == make(predictor="none", stop_gradient=False)
+    assert mirrored != make(predictor="none", stop_gradient=False, similarity="cross_entropy", symmetric=False)
     assert make(predictor="frozen", predictor_lr="cosine") == make(predictor="frozen", predictor_lr="constant")
     assert make(batch_norm="none", projector_affine=False) == make(batch_norm="none")
     assert make(jitter_p=0.0) == make(brightness=0, contrast=0, jitter_p=0.5)

@@ -13,6 +13,7 @@ import tiny
 
 from ablations import run
 from ablations import store as stores
+from simsiam import checkpoint
 
 # Ray leaves sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -61,11 +62,12 @@ def test_ray_gives_the_numbers_of_one_process_for_any_number_of_workers(
 
 
 def test_a_failing_trial_is_a_row_and_stops_no_other(cluster: str, tmp_path: Path) -> None:
-    # A checkpoint of something else makes its trial raise in the worker, each time it is tried.
+    # A checkpoint of another Config makes its trial raise in the worker, each time it is tried.
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--results", str(tmp_path)]
     assert run.main([*command, "--plan"]) == 0
     trial, _ = run._request(run._parser().parse_args(command)).trials(seeds=1)
-    stores.Store(tmp_path).checkpoint(trial.fingerprint).write(b"not a checkpoint")
+    content = checkpoint.pack(tiny.config(seed=99), {})
+    stores.Store(tmp_path).checkpoint(trial.fingerprint).write(content)
     assert run.main(command) == 1
     table = pd.read_parquet(tmp_path / "stop_gradient.parquet").set_index("row")
     assert table.outcome["with"] == "failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -23,7 +24,7 @@ def test_a_table_reads_like_the_papers() -> None:
         line("with", linear_top1=90.0, wall_seconds=60.0, knn_top1_pixels=97.78),
         line("with", linear_top1=92.0, wall_seconds=62.0, knn_top1_pixels=97.78),
         line("without", outcome="collapsed", linear_top1=10.0, wall_seconds=3700.0),
-        line("without", outcome="failed", message="it broke"),
+        line("without", outcome="failed", message="it broke", linear_top1=math.nan),
     ]
     text = report.results(tables.get("stop_gradient"), lines)
     rows = {

@@ -101,6 +101,39 @@ def test_one_trials_exception_stops_neither_the_others_nor_hides(
     assert "failed" not in set(pd.read_parquet(tmp_path / "stop_gradient.parquet").outcome)
 
 
+def test_pictures_of_two_folders_stand_beside_each_other(tmp_path: Path) -> None:
+    small = ["--set", "batch_size=16", "--set", "epochs=1", "--set", "image_size=8", "--set", "width=4"]
+    command = ["--table", "stop_gradient", "--rows", "with", "--launcher", "local", *small]
+    results = ["--results", str(tmp_path / "out")]
+    for name, seeds in (("a", "2"), ("b", "1")):
+        folder = write_parquet(tmp_path / name, [encoded(9 * i + len(name) + ord(name)) for i in range(16)])
+        assert run.main([*command, "--data", str(folder), "--seeds", seeds, *results]) == 0
+    table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
+    assert sorted(table.groupby("data").size()) == [1, 2]
+
+
+def test_a_rerun_that_fails_is_a_failure_and_keeps_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*TINY, "--rows", "with", "--results", str(tmp_path)]
+    assert run.main(command) == 0
+    before = pd.read_parquet(tmp_path / "stop_gradient.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(trials.provenance, "sources", lambda: "newer")
+        patch.setattr(trials.loader, "load", lambda *_: 1 / 0)
+        assert run.main([*command, "--rerun", "stale"]) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "stop_gradient.parquet"), before)
+
+
+def test_seeds_are_added_to_the_rows_asked_for_alone(tmp_path: Path) -> None:
+    assert run.main([*TINY, "--rows", "without", "--results", str(tmp_path)]) == 0
+    command = [*TINY, "--rows", "with", "--seeds-until-decided", "4", "--results", str(tmp_path)]
+    assert run.main(command) == 0
+    table = pd.read_parquet(tmp_path / "stop_gradient.parquet")
+    assert table[table.row == "without"].seed.tolist() == [0]
+
+
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,7 +193,11 @@ def test_pictures_go_from_a_folder_to_parquet(tmp_path: Path) -> None:
         (["--table", "stop_gradient", "--set", "protocol=knn"], "'protocol' must be one of imagenet"),
         (["--table", "stop_gradient", "--set", "batch_size=1438"], "at most the 1437 training images. Got 1438"),
         (["--table", "stop_gradient", "--set", "stop_gradient=true"], "varies this field itself"),
-        (["--table", "stop_gradient", "--seeds", "0"], "--seeds must be at least 1. Got 0 instead."),
+        (["--table", "stop_gradient", "--seeds", "0"], "--seeds must be 1 to 1000. Got 0 instead."),
+        (["--table", "stop_gradient", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
+        (["--table", "stop_gradient", "--set", "width=99999999999"], "'width' must be a whole number"),
+        (["--table", "stop_gradient", "--rows", ""], "Unknown row of table stop_gradient ''"),
+        (["--table", "stop_gradient", "--loader-processes", "-1"], "--loader-processes must be 0 to 1000"),
         (["--table", "stop_gradient", "--recipe", "cifar10"], "Recipe cifar10 needs pictures"),
         (["--table", "stop_gradient", "--launcher", "local", "--workers", "2"], "--launcher local has one worker"),
         (["--table", "stop_gradient", "--data", "no/such"], "does not exist"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,10 +189,24 @@ def test_a_checkpoint_of_other_sources_is_not_gone_on_from(tmp_path: Path, monke
 
 def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
     store, (trial, other) = Store(tmp_path), plan()
-    assert store.estimate(other.config) is None
+    assert store.estimate(other.config, store.finished()) is None
     finish(store, [trial], wall_seconds=50.0, device=provenance.machine())
-    assert store.estimate(dataclasses.replace(other.config, epochs=200)) == pytest.approx(100.0)
-    assert store.estimate(dataclasses.replace(other.config, width=64)) is None
+    longer, wider = (dataclasses.replace(other.config, **change) for change in ({"epochs": 200}, {"width": 64}))
+    assert store.estimate(longer, store.finished()) == pytest.approx(100.0)
+    assert store.estimate(wider, store.finished()) is None
+    finish(store, [trial], wall_seconds=0.5, outcome="diverged", device=provenance.machine())
+    assert store.estimate(longer, store.finished()) is None
+
+
+def test_two_writers_of_one_table_lose_nothing(tmp_path: Path) -> None:
+    sets = [plan(overrides={"epochs": 1 + i}, seeds=3) for i in range(4)]
+    store = Store(tmp_path)
+    for trials in sets:
+        finish(store, trials)
+    with ThreadPoolExecutor() as pool:  # flock is of an open file, so threads that open it each stand for processes
+        for _ in pool.map(store.rebuild, sets * 5):
+            pass
+    assert len(store.table("stop_gradient")) == 24
 
 
 def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
