@@ -224,7 +224,8 @@ def _train(request: _Request, looks: list[int], store: Store) -> list[tuple[Tabl
             lines = _lines(request.trials(seeds), table, store)
             for now in verdict.judge(table.claims, lines, looks=len(looks)):
                 before = found.get((table.name, now.claim))
-                if before is None or before.open:
+                # A decided difference stays decided, or the error rate would not hold; outcomes are counted anew.
+                if before is None or before.open or before.shows is None:
                     found[table.name, now.claim] = now
                     if now.open:
                         rows.setdefault(table.name, []).extend(now.claim.rows)

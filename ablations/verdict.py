@@ -59,15 +59,20 @@ class Verdict:
     open: bool = False
 
 
-def interval(values: Sequence[float], alpha: float = ALPHA) -> Interval:
-    """The two-sided t interval of a mean at level 1 - alpha. With one value its half-width is infinite."""
+def interval(values: Sequence[float], alpha: float = ALPHA, *, resolution: float = 0.0) -> Interval:
+    """The two-sided t interval of a mean at level 1 - alpha. With one value its half-width is infinite.
+
+    Values that come in steps of `resolution` may agree by chance: their standard deviation is taken as one step at
+    least.
+    """
     n = len(values)
     if n < 2:
         return Interval(values[0], math.inf, n)
     from scipy import stats
 
     quantile = float(stats.t.ppf(1 - alpha / 2, n - 1))
-    return Interval(statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(n), n)
+    deviation = max(statistics.stdev(values), resolution)
+    return Interval(statistics.fmean(values), quantile * deviation / math.sqrt(n), n)
 
 
 def judge(claims: Sequence[Claim], lines: Iterable[Line], *, looks: int = 1) -> list[Verdict]:
@@ -94,8 +99,13 @@ def _judge(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -
 
 
 def _judge_outcomes(claim: Claim, seeds: Mapping[int, Line]) -> Verdict:
-    """Reproduced if every seed ended as claimed, contradicted if none did."""
-    outcomes = [line["outcome"] for line in seeds.values() if line["outcome"] not in ("infeasible", "failed")]
+    """Reproduced if every seed ended as claimed, contradicted if none did. A diverged seed did not collapse, but is no
+    evidence of standing either.
+    """
+    ignored = {"infeasible", "failed"} | ({"diverged"} if claim.kind == DOES_NOT_COLLAPSE else set())
+    outcomes = [line["outcome"] for line in seeds.values() if line["outcome"] not in ignored]
+    if not outcomes:
+        return Verdict(claim, UNDECIDED, f"{claim.rows[0]} diverged", 0)
     collapsed = outcomes.count("collapsed")
     n = len(outcomes)
     as_claimed = collapsed if claim.kind == COLLAPSES else n - collapsed
@@ -104,6 +114,8 @@ def _judge_outcomes(claim: Claim, seeds: Mapping[int, Line]) -> Verdict:
 
 
 def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -> Verdict:
+    if diverged := _judge_divergence(claim, rows):
+        return diverged
     pairs, (low, high) = _comparisons(claim)
     found: list[Interval] = []
     for better, worse in pairs:
@@ -111,7 +123,8 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
         if len(values) < 2:
             evidence = f"{better} and {worse} have {len(values)} seeds in common: too few for an interval"
             return Verdict(claim, UNDECIDED, evidence, len(values), open=True)
-        found.append(interval(values, alpha / len(pairs)))
+        step = 0.0 if claim.kind == UNSTABLE else _resolution(rows[better])
+        found.append(interval(values, alpha / len(pairs), resolution=step))
     n = min(each.n for each in found)
     shows = max(each.half for each in found)
     evidence = "; ".join(
@@ -127,6 +140,27 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
     if any(each.high < low or high < each.low for each in found):
         return Verdict(claim, CONTRADICTED, evidence, n, shows)
     return Verdict(claim, UNDECIDED, evidence, n, shows, open=True)
+
+
+def _judge_divergence(claim: Claim, rows: Mapping[str, Mapping[int, Line]]) -> Verdict | None:
+    """What diverged seeds decide, for they have no number: a row that always diverged is as bad as can be."""
+    counts = {row: [line["outcome"] for line in rows[row].values()].count("diverged") for row in claim.rows}
+    some = [row for row, count in counts.items() if count]
+    if not some:
+        return None
+    n = min(len(rows[row]) for row in claim.rows)
+    evidence = ", ".join(f"{counts[row]} of {len(rows[row])} seeds of {row} diverged" for row in some)
+    first_alone_always = some == [claim.rows[0]] and counts[claim.rows[0]] == len(rows[claim.rows[0]])
+    if first_alone_always and claim.kind in (WORSE, UNSTABLE):
+        return Verdict(claim, REPRODUCED, evidence, n)
+    if claim.kind == WITHIN and any(counts[row] == len(rows[row]) for row in some) and len(some) < len(claim.rows):
+        return Verdict(claim, CONTRADICTED, evidence, n)
+    return Verdict(claim, UNDECIDED, evidence, n)
+
+
+def _resolution(seeds: Mapping[int, Line]) -> float:
+    """The step in which the metric comes, points: one picture of the test set."""
+    return max((100 / line["test_images"] for line in seeds.values() if line.get("test_images")), default=0.0)
 
 
 def _comparisons(claim: Claim) -> tuple[list[tuple[str, str]], tuple[float, float]]:
@@ -145,6 +179,8 @@ def _paired(one: Mapping[int, Line], other: Mapping[int, Line], kind: str) -> li
     name = "loss_roughness" if kind == UNSTABLE else METRIC
     differences = []
     for seed in sorted(one.keys() & other.keys()):
+        if one[seed]["fingerprint"] == other[seed]["fingerprint"]:
+            continue  # overrides have made the rows one training, which says nothing of a difference
         a, b = one[seed][name], other[seed][name]
         if _number(a) and _number(b) and (kind != UNSTABLE or (a > 0 and b > 0)):
             differences.append(math.log2(a / b) if kind == UNSTABLE else a - b)

@@ -23,6 +23,7 @@ def lines(**rows: Any) -> list[dict[str, Any]]:
 
 def line(row: str, seed: int, **values: Any) -> dict[str, Any]:
     usual = {"outcome": "finished", "knn_top1": 90.0, "knn_top1_init": 20.0, "loss_roughness": 0.01}
+    usual |= {"fingerprint": f"{row} {seed}", "test_images": 10**6}
     return {"row": row, "seed": seed, **usual, **values}
 
 
@@ -126,15 +127,61 @@ def test_an_unstable_row_has_a_rougher_loss() -> None:
     ).verdict == (CONTRADICTED)
 
 
-def false_verdicts(claim: Claim, wrong: str, means: dict[str, float], seeds: list[int]) -> float:
-    """How often simulated seeds give a verdict that is wrong, if they are looked at after each number of `seeds`."""
+@pytest.mark.parametrize(
+    ("claim", "diverged", "expected"),
+    [
+        (Claim(UNSTABLE, ("b", "a"), ""), {"b": 3}, REPRODUCED),
+        (Claim(WORSE, ("b", "a"), "", margin=1.0), {"b": 3}, REPRODUCED),
+        (Claim(WORSE, ("b", "a"), "", margin=1.0), {"b": 2}, UNDECIDED),
+        (Claim(WORSE, ("b", "a"), "", margin=1.0), {"a": 3}, UNDECIDED),
+        (Claim(WITHIN, ("b", "a"), "", margin=1.0), {"b": 3}, CONTRADICTED),
+        (Claim(WITHIN, ("b", "a"), "", margin=1.0), {"b": 1}, UNDECIDED),
+        (Claim(DOES_NOT_COLLAPSE, ("b",), ""), {"b": 3}, UNDECIDED),
+        (Claim(COLLAPSES, ("b",), ""), {"b": 3}, CONTRADICTED),
+    ],
+)
+def test_a_diverged_row_is_evidence(claim: Claim, diverged: dict[str, int], expected: str) -> None:
+    of = lines(a=[90.0, 91.0, 90.5], b=[90.1, 90.9, 90.4])
+    for each in of:
+        if each["seed"] < diverged.get(each["row"], 0):
+            each |= {"outcome": "diverged", "knn_top1": math.nan, "loss_roughness": math.nan}
+    found = judge(claim, of)
+    assert (found.verdict, found.open) == (expected, False)
+
+
+def test_rows_that_overrides_made_one_training_are_not_compared() -> None:
+    of = [line(row, seed, fingerprint=f"same {seed}") for row in "ab" for seed in range(5)]
+    assert judge(Claim(WITHIN, ("a", "b"), "", margin=1.0), of).verdict == UNDECIDED
+
+
+def test_seeds_that_agree_by_rounding_do_not_make_an_interval_of_no_width() -> None:
+    of = lines(a=[90.0, 91.0], b=[88.9, 89.9])
+    for each in of:
+        each["test_images"] = 360
+    found = judge(Claim(WORSE, ("b", "a"), "", margin=1.0), of)
+    assert found.verdict == UNDECIDED
+    assert found.shows == pytest.approx(stats.t.ppf(0.975, 1) * (100 / 360) / math.sqrt(2))
+
+
+def false_verdicts(
+    claim: Claim, wrong: str, means: dict[str, float], seeds: list[int], *, sd: float = 1.0, images: int = 10**6
+) -> float:
+    """How often simulated seeds give a verdict that is wrong, if they are looked at after each number of `seeds`.
+
+    Args:
+        sd: of a row's seeds beside what they share.
+        images: of the test set: the accuracy comes in steps of 100 / images.
+    """
+    step = 100 / images
     rng = np.random.default_rng(0)
     count = 0
     for _ in range(DRAWS):
         shared = rng.normal(0, 3, seeds[-1])  # what makes pairing worth while
-        drawn = {row: 60 + mean + shared + rng.normal(0, 1, seeds[-1]) for row, mean in means.items()}
+        drawn = {row: 60 + mean + shared + rng.normal(0, sd, seeds[-1]) for row, mean in means.items()}
+        drawn = {row: np.rint(values / step) * step for row, values in drawn.items()}
         for n in seeds:
-            found = judge(claim, lines(**{row: values[:n] for row, values in drawn.items()}), looks=len(seeds))
+            of = lines(**{row: values[:n] for row, values in drawn.items()})
+            found = judge(claim, [each | {"test_images": images} for each in of], looks=len(seeds))
             count += found.verdict == wrong
             if found.verdict != UNDECIDED:
                 break
@@ -162,6 +209,13 @@ def test_false_verdicts_are_as_rare_as_promised(
     claim: Claim, wrong: str, means: dict[str, float], seeds: list[int]
 ) -> None:
     assert false_verdicts(claim, wrong, means, seeds) <= LIMIT
+
+
+@pytest.mark.parametrize("sd", [0.15, 0.35])
+@pytest.mark.parametrize("seeds", [[3], [5], [3, 5, 10]], ids=str)
+def test_accuracies_in_steps_keep_the_promise(seeds: list[int], sd: float) -> None:
+    claim = Claim(WORSE, ("b", "a"), "", margin=2.0)
+    assert false_verdicts(claim, REPRODUCED, {"a": 2.0, "b": 0.0}, seeds, sd=sd, images=360) <= LIMIT
 
 
 def test_a_large_difference_is_found_and_all_claims_of_a_table_share_the_error() -> None:
