@@ -307,7 +307,8 @@ def _read(path: Path) -> list[Result] | None:
     The bytes are read once: pyarrow would open the file twice, and another process may replace it in between.
     """
     try:
-        return pq.read_table(pa.BufferReader(path.read_bytes())).to_pylist()
+        # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
+        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False).to_pylist()
     except FileNotFoundError:
         return None
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
