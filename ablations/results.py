@@ -107,7 +107,7 @@ def diff(one: str, other: str, *, root: Root = None) -> str:
             raise UserError(configs.unknown("trial", fingerprint, known))
         trials.append(trial)
     numbers = ("outcome", "loss", "z_std", "effective_rank", "knn_top1", "linear_top1", "wall_seconds", "sources")
-    differing = [name for name in configs.FIELDS if trials[0][name] != trials[1][name]]
+    differing = configs.difference(*({name: trial[name] for name in configs.FIELDS} for trial in trials))
     cells: list[tuple[str, ...]] = [("", one, other)]
     cells += [(name, *(_text(trial[name]) for trial in trials)) for name in (*differing, *numbers)]
     return report.aligned(cells)

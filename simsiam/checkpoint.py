@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from simsiam.config import Config
+from simsiam.config import Config, difference
 
 
 class Place(Protocol):
@@ -40,9 +40,8 @@ def unpack(config: Config, content: bytes, device: torch.device | str = "cpu") -
         packed = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError):  # torn by a dying disk: the run starts again
         return None
-    mine, its = dataclasses.asdict(config), packed["config"]
-    differing = [name for name in sorted(mine.keys() | its.keys()) if mine.get(name) != its.get(name)]
+    differing = difference(packed["config"], dataclasses.asdict(config))
     if differing:
-        fields = ", ".join(f"{name} (checkpoint {its.get(name)!r}, here {mine.get(name)!r})" for name in differing)
+        fields = ", ".join(f"{name} (checkpoint {its!r}, here {mine!r})" for name, (its, mine) in differing.items())
         raise WrongCheckpointError(f"The checkpoint belongs to another Config; they differ in {fields}. Remove it.")
     return packed["state"]

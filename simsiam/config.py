@@ -151,10 +151,10 @@ def fingerprint(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def difference(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two Configs differ: name -> (value in one, value in other)."""
-    names = [name for name in FIELDS if getattr(one, name) != getattr(other, name)]
-    return {name: (getattr(one, name), getattr(other, name)) for name in names}
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two Configs, each as a dict, differ: name -> (value in one, value in other)."""
+    names = sorted(one.keys() | other.keys())
+    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
 
 
 def parse(name: str, text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def test_rows_differ_only_in_what_the_table_declares(name: str) -> None:
     trials = plan(name)
     assert [trial.row.name for trial in trials] == [row.name for row in table.rows]
     for trial in trials[1:]:
-        differing = configs.difference(trials[0].config, trial.config)
+        differing = configs.difference(*(dataclasses.asdict(each.config) for each in (trials[0], trial)))
         # Where h is gone, the fields of h are set to None with it.
         assert set(differing) <= set(table.varies) | ({"predictor_hidden"} if "predictor" in table.varies else set())
         assert differing
