@@ -24,6 +24,7 @@ def launch(
     One trial's exception does not stop the others.
     """
     runtime = dataclasses.replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")
+    decoded = trials.shared(runtime, [trial.config for trial in todo])
     for trial in todo:
         fingerprint = trial.fingerprint
 
@@ -32,11 +33,17 @@ def launch(
 
         progress.start(fingerprint)
         try:
-            result, curve = trials.run(trial.config, runtime, place=store.checkpoint(fingerprint), on_epoch=on_epoch)
-            store.write(result, curve)
+            result, curve = trials.run(
+                trial.config,
+                runtime,
+                decoded=decoded[trial.config.train_images],
+                place=store.checkpoint(fingerprint),
+                on_epoch=on_epoch,
+            )
+            store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
         except Exception as error:
             traceback.print_exc()
-            result = unfinished(trial.config, FAILED, f"{type(error).__name__}: {error}")
+            result = unfinished(trial.config, FAILED, trials.failure(error, runtime.workers, runtime.gpu_fraction))
             store.write_failure(result)
         progress.finish(fingerprint, result)
         on_done()

@@ -10,7 +10,10 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+import simsiam
+
 ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = Path(simsiam.__file__).resolve().parent, Path(__file__).resolve().parent  # apart where Ray brings them
 
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -49,8 +52,10 @@ def sources() -> str:
     Comments, docstrings and layout do not count, nor does the version of Python.
     """
     digest = hashlib.sha256()
-    for file in [*sorted(ROOT.glob("simsiam/**/*.py")), ROOT / "ablations" / "trial.py"]:
-        digest.update(file.relative_to(ROOT).as_posix().encode())
+    science, orchestration = _PACKAGES
+    for file in [*sorted(science.glob("**/*.py")), orchestration / "trial.py"]:
+        package = science if file.is_relative_to(science) else orchestration
+        digest.update(file.relative_to(package.parent).as_posix().encode())
         for word in _words(ast.parse(file.read_text())):
             digest.update(word.encode() + b"\0")
     return digest.hexdigest()[:16]

@@ -78,7 +78,7 @@ def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, wo
         todo: fingerprint -> trial, of those that this command runs.
     """
     distinct = tables.distinct(trials)
-    states = {fingerprint: store.state(fingerprint) for fingerprint in distinct}
+    states = store.states(distinct)
     lines = [
         f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint) or 'infeasible: ' + str(t.infeasible)}"
         for t in trials
@@ -94,8 +94,7 @@ def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, wo
     if todo:
         where = "in this process" if launcher == "local" else f"on Ray, {workers} worker{'s' * (workers > 1)} a trial"
         lines.append(f"Time: {total} of training if one follows the other, {where}, 1 CPU (or GPU) a worker.")
-    lines.append(f"Results: {store.root}")
-    return "\n".join(lines)
+    return "\n".join([f"Results: {store.folder}", *lines])
 
 
 def claims(verdicts: Sequence[tuple[Table, Verdict]]) -> str:

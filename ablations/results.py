@@ -6,10 +6,10 @@ On the command line: python -m ablations.results claims | diff FINGERPRINT FINGE
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -34,15 +34,16 @@ def load(table: str, *, recipe: str | None = None, overrides: str | None = None,
         table: its name.
         recipe: only lines of this recipe; None for all.
         overrides: only lines of these overrides, "" for those without any; None for all.
-        root: the results folder; None for results/ of the repository.
+        root: the results folder, or its s3:// or gs:// URI; None for results/ of the repository.
 
     Raises UserError for an unknown table, and for one that has no file there.
     """
     tables.get(table)
-    path = _store(root).root / f"{table}.parquet"
-    if not path.exists():
-        raise UserError(f"{path} does not exist. Run: python ablations/run.py --table {table}")
-    frame = pd.read_parquet(path)
+    folder = _store(root).folder
+    content = folder.read(f"{table}.parquet")
+    if content is None:
+        raise UserError(f"{folder}/{table}.parquet does not exist. Run: python ablations/run.py --table {table}")
+    frame = pd.read_parquet(io.BytesIO(content))
     for column, value in (("recipe", recipe), ("overrides", overrides)):
         if value is not None:
             frame = frame[frame[column] == value]
@@ -57,9 +58,8 @@ def curves(table: str, *, recipe: str | None = None, overrides: str | None = Non
     key = ["row", "recipe", "overrides", "seed", "fingerprint"]
     parts = []
     for line in load(table, recipe=recipe, overrides=overrides, root=root)[key].to_dict("records"):
-        path = _store(root).root / "curves" / f"{line['fingerprint']}.parquet"
-        if path.exists():
-            parts.append(pd.read_parquet(path).assign(**{str(name): value for name, value in line.items()}))
+        if curve := _store(root).curve(line["fingerprint"]):
+            parts.append(pd.DataFrame(curve).assign(**{str(name): value for name, value in line.items()}))
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*key, *CURVE])
     return _with_units(frame[[*key, *CURVE]], {**COLUMNS, **CURVE})
 
@@ -103,7 +103,7 @@ def diff(one: str, other: str, *, root: Root = None) -> str:
     for fingerprint in (one, other):
         trial = store.trial(fingerprint)
         if trial is None:
-            known = sorted(path.stem for path in (store.root / "trials").glob("*.parquet"))
+            known = store.fingerprints()
             raise UserError(configs.unknown("trial", fingerprint, known))
         trials.append(trial)
     numbers = ("outcome", "loss", "z_std", "effective_rank", "knn_top1", "linear_top1", "wall_seconds", "sources")
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _store(root: Root) -> Store:
-    return Store(provenance.ROOT / "results" if root is None else Path(root).resolve())
+    return Store.at(provenance.ROOT / "results" if root is None else root)
 
 
 def _with_units(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:

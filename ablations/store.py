@@ -1,32 +1,34 @@
-"""Results as Parquet: one file a trial, one a curve, one a table. Every write is complete or has not happened.
+"""Results as Parquet, on a disk or in a bucket: one file a trial, one a curve, one a table.
 
 A trial is done when trials/<fingerprint>.parquet is there. A failure is kept apart, in failed/, and is not done.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
-import fcntl
 import io
 import os
 import statistics
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ablations import provenance
+from ablations.files import Folder
 from ablations.table import Trial, UserError
 from simsiam import config as configs
 from simsiam.config import Config
 
+T = TypeVar("T")
 Result = dict[str, Any]
+
+_AT_ONCE = 16  # files read at the same time: a bucket answers each after some hundredths of a second
 
 FAILED, INFEASIBLE = "failed", "infeasible"  # the outcomes of trials that have no numbers
 
@@ -70,7 +72,9 @@ PROVENANCE: Columns = {
     "ray": (_TEXT, "version"),
     "cuda": (_TEXT, "version; none on CPU"),
     "device": (_TEXT, "name"),
-    "workers": (_WHOLE, ""),
+    "workers": (_WHOLE, "at the end"),
+    "workers_by_step": (_TEXT, "step:workers from that step on, for each change of their number"),
+    "gpu_fraction": (_REAL, "of a GPU's memory that a worker may use; speeds count only at 1; none on CPU"),
     "threads": (_WHOLE, "of torch, a worker"),
     "images_per_second": (_REAL, "median over epochs, all workers, source images, evaluation excluded"),
     "wall_seconds": (_REAL, "s, training and evaluation, start-up excluded"),
@@ -105,42 +109,45 @@ TRIAL: Columns = {name: column for name, column in COLUMNS.items() if name not i
 class Checkpoint:
     """The place of one trial's checkpoint."""
 
-    path: Path
+    folder: Folder
+    name: str
+
+    def modified(self) -> int | None:
+        """When it was written last, in ns; None if it is not there."""
+        return self.folder.modified(self.name)
 
     def read(self) -> bytes | None:
-        return self.path.read_bytes() if self.path.exists() else None
+        return self.folder.read(self.name)
 
     def write(self, content: bytes) -> None:
-        _write(self.path, content)
+        self.folder.write(self.name, content)
 
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        self.folder.remove(self.name)
 
 
 @dataclass(frozen=True)
 class Store:
     """A results folder."""
 
-    root: Path
+    folder: Folder
 
-    def check_writable(self) -> None:
-        """Raises UserError if nothing can be written here."""
-        probe = self.root / f".writable-{os.getpid()}"
-        try:
-            _write(probe, b"")
-            probe.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"The results folder {self.root} cannot be written: {error.strerror}. Give another with --results."
-            ) from None
+    @classmethod
+    def at(cls, place: str | os.PathLike[str]) -> Store:
+        """The store of a path, or of s3://bucket/prefix or gs://bucket/prefix."""
+        return cls(Folder.at(place))
 
     def trial(self, fingerprint: str) -> Result | None:
         """The result of a trial that is done, or None."""
-        return _read_one(self._trial(fingerprint))
+        return self._read_one(_trial(fingerprint))
 
     def failure(self, fingerprint: str) -> Result | None:
         """The result of a trial that failed, or None."""
-        return _read_one(self._failed(fingerprint))
+        return self._read_one(_failed(fingerprint))
+
+    def curve(self, fingerprint: str) -> list[Result] | None:
+        """The curve of a trial that is done, or None."""
+        return self._read(_curve(fingerprint))
 
     def result(self, trial: Trial) -> Result | None:
         """What is known of a trial: infeasible, done, failed; or None. A result stays when running it again fails."""
@@ -152,15 +159,19 @@ class Store:
         """`done`, `stale` (done, by other sources than these), `half done`, `failed` or `to run`."""
         if done := self.trial(fingerprint):
             return "done" if done["sources"] == provenance.sources() else "stale"
-        if self._failed(fingerprint).exists():
+        if self.folder.exists(_failed(fingerprint)):
             return "failed"
-        return "half done" if self.checkpoint(fingerprint).path.exists() else "to run"
+        return "half done" if self.folder.exists(self.checkpoint(fingerprint).name) else "to run"
+
+    def states(self, fingerprints: Iterable[str]) -> dict[str, str]:
+        """Fingerprint -> its state."""
+        return _each(self.state, fingerprints)
 
     def checkpoint(self, fingerprint: str) -> Checkpoint:
         """The checkpoint of a trial by the sources there are now: others' is not gone on from."""
-        return Checkpoint(self.root / "checkpoints" / f"{fingerprint}-{provenance.sources()}.pt")
+        return Checkpoint(self.folder, f"checkpoints/{fingerprint}-{provenance.sources()}.pt")
 
-    def write(self, result: Result, curve: list[Result]) -> None:
+    def write(self, result: Result, curve: list[Result], *, keep_checkpoint: bool = False) -> None:
         """Keep a finished trial: its curve first, then the file that says it is done.
 
         A result of other sources that was there goes to superseded/.
@@ -169,18 +180,20 @@ class Store:
         before = self.trial(fingerprint)
         if before and before["sources"] != result["sources"]:
             for kind in ("curves", "trials"):
-                self._supersede(self.root / kind / f"{fingerprint}.parquet", before["sources"])
-        _write_parquet(self.root / "curves" / f"{fingerprint}.parquet", CURVE, curve)
-        _write_parquet(self._trial(fingerprint), TRIAL, [result])
-        self._failed(fingerprint).unlink(missing_ok=True)
-        self.checkpoint(fingerprint).remove()
+                old = f"superseded/{kind}/{fingerprint}-{before['sources']}.parquet"
+                self.folder.move(f"{kind}/{fingerprint}.parquet", old)
+        self.folder.write(_curve(fingerprint), _parquet(CURVE, curve))
+        self.folder.write(_trial(fingerprint), _parquet(TRIAL, [result]))
+        self.folder.remove(_failed(fingerprint))
+        if not keep_checkpoint:
+            self.checkpoint(fingerprint).remove()
 
     def write_failure(self, result: Result) -> None:
-        _write_parquet(self._failed(result["fingerprint"]), TRIAL, [result])
+        self.folder.write(_failed(result["fingerprint"]), _parquet(TRIAL, [result]))
 
     def table(self, name: str) -> list[Result]:
         """The lines of results/<table>.parquet; none if it is not there."""
-        return _read(self.root / f"{name}.parquet") or []
+        return self._read(f"{name}.parquet") or []
 
     @staticmethod
     def estimate(config: Config, finished: list[Result]) -> float | None:
@@ -195,62 +208,85 @@ class Store:
         ]
         return statistics.median(speeds) * config.epochs if speeds else None
 
+    def fingerprints(self) -> list[str]:
+        """Of every finished trial there is."""
+        return [name.removesuffix(".parquet") for name in self.folder.names("trials")]
+
     def finished(self) -> list[Result]:
         """Every finished trial there is."""
-        paths = sorted((self.root / "trials").glob("*.parquet"))
-        return [result for path in paths if (result := _read_one(path))]
+        return [result for result in _each(self.trial, self.fingerprints()).values() if result]
 
-    def rebuild(self, trials: Iterable[Trial]) -> None:
+    def rebuild(self, trials: Sequence[Trial]) -> None:
         """Bring the files of these trials' tables up to date with what is done or failed by now.
 
         What a table file holds besides (other recipes, other overrides, more seeds) stays.
         """
+        known = {trial.fingerprint: trial for trial in trials}
+        results = _each(lambda fingerprint: self.result(known[fingerprint]), known)
         by_table: dict[str, list[Trial]] = {}
         for trial in trials:
             by_table.setdefault(trial.table.name, []).append(trial)
-        with self._alone():
-            self._rebuild(by_table)
+        with self.folder.alone():
+            for name, members in by_table.items():
+                self._rebuild(name, members, results)
 
-    def _rebuild(self, by_table: dict[str, list[Trial]]) -> None:
-        for name, members in by_table.items():
-            lines = {_key(line): line for line in self.table(name)}
-            for trial in members:
-                if result := self.result(trial):
-                    line = {**result, **_membership(trial)}
-                    lines[_key(line)] = line
-            order = {row.name: i for i, row in enumerate(members[0].table.rows)}
-            ordered = sorted(
-                lines.values(),
-                key=lambda line: (
-                    line["recipe"],
-                    line["overrides"],
-                    line["data"],
-                    order.get(line["row"], len(order)),
-                    line["seed"],
-                ),
-            )
-            if ordered:
-                _write_parquet(self.root / f"{name}.parquet", COLUMNS, ordered)
+    def _rebuild(self, name: str, members: list[Trial], results: dict[str, Result | None]) -> None:
+        lines = {_key(line): line for line in self.table(name)}
+        for trial in members:
+            if result := results[trial.fingerprint]:
+                line = {**result, **_membership(trial)}
+                lines[_key(line)] = line
+        order = {row.name: i for i, row in enumerate(members[0].table.rows)}
+        ordered = sorted(
+            lines.values(),
+            key=lambda line: (
+                line["recipe"],
+                line["overrides"],
+                line["data"],
+                order.get(line["row"], len(order)),
+                line["seed"],
+            ),
+        )
+        if ordered:
+            self.folder.write(f"{name}.parquet", _parquet(COLUMNS, ordered))
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One process at a time: a table file is read, merged and written."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _read_one(self, name: str) -> Result | None:
+        lines = self._read(name)
+        return lines[0] if lines else None
 
-    def _supersede(self, path: Path, sources: str | None) -> None:
-        target = self.root / "superseded" / path.parent.name / f"{path.stem}-{sources}.parquet"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            os.replace(path, target)
+    def _read(self, name: str) -> list[Result] | None:
+        """The lines of a Parquet file, or None if it is not there.
 
-    def _trial(self, fingerprint: str) -> Path:
-        return self.root / "trials" / f"{fingerprint}.parquet"
+        The bytes are read once: pyarrow would open the file twice, and another process may replace it in between.
+        """
+        content = self.folder.read(name)
+        if content is None:
+            return None
+        try:
+            # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
+            return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False).to_pylist()
+        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+            path = f"{self.folder}/{name}"
+            raise UserError(f"{path} is damaged ({error}). Remove it; what it held is made again.") from None
 
-    def _failed(self, fingerprint: str) -> Path:
-        return self.root / "failed" / f"{fingerprint}.parquet"
+
+def _trial(fingerprint: str) -> str:
+    return f"trials/{fingerprint}.parquet"
+
+
+def _curve(fingerprint: str) -> str:
+    return f"curves/{fingerprint}.parquet"
+
+
+def _failed(fingerprint: str) -> str:
+    return f"failed/{fingerprint}.parquet"
+
+
+def _each(function: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
+    """Name -> function(name), many at a time."""
+    names = list(names)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return dict(zip(names, pool.map(function, names), strict=True))
 
 
 # What the time of an epoch hangs on most; the batch size and the other switches matter little beside it.
@@ -290,40 +326,7 @@ def schema(columns: Columns) -> pa.Schema:
     return pa.schema([pa.field(name, kind, metadata={"unit": unit}) for name, (kind, unit) in columns.items()])
 
 
-def _write_parquet(path: Path, columns: Columns, lines: list[Result]) -> None:
+def _parquet(columns: Columns, lines: list[Result]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(lines, schema=schema(columns)), buffer)
-    _write(path, buffer.getvalue())
-
-
-def _read_one(path: Path) -> Result | None:
-    lines = _read(path)
-    return lines[0] if lines else None
-
-
-def _read(path: Path) -> list[Result] | None:
-    """The lines of a Parquet file, or None if it is not there.
-
-    The bytes are read once: pyarrow would open the file twice, and another process may replace it in between.
-    """
-    try:
-        # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
-        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False).to_pylist()
-    except FileNotFoundError:
-        return None
-    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-        raise UserError(f"{path} is damaged ({error}). Remove it; what it held is made again.") from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return buffer.getvalue()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,35 +17,74 @@ from simsiam import config as configs
 from simsiam import data, distributed, loader, monitor, pretrain, probe
 from simsiam.checkpoint import Place
 from simsiam.config import Config, Runtime
-from simsiam.loader import Images, InMemory
+from simsiam.loader import Decoded, Images, InMemory
+from simsiam.model import SimSiam
 from simsiam.protocols import PROTOCOLS, Protocol
 
 Result = dict[str, Any]
 
+_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory", re.IGNORECASE)
 _RAW_PIXELS = 1 << 24  # data sets of more pixels than this get no raw-pixel kNN
 
 
+def shared(runtime: Runtime, configs: Iterable[Config]) -> dict[int | None, Decoded | None]:
+    """What trials of these Configs on one node can share: train_images -> their data decoded, None if too large."""
+    source = data.locate(runtime.data_path)
+    return {images: loader.decode(source, images) for images in {config.train_images for config in configs}}
+
+
 def run(
-    config: Config, runtime: Runtime, *, place: Place, on_epoch: Callable[[pretrain.Line], None]
+    config: Config,
+    runtime: Runtime,
+    *,
+    decoded: Decoded | None,
+    place: Place,
+    on_epoch: Callable[[pretrain.Line], None],
+    hurry: Callable[[], bool] = lambda: False,
 ) -> tuple[Result, list[pretrain.Line]]:
     """Train and evaluate one Config -> its result and its curve, one line an epoch. Every worker calls it.
 
     A checkpoint in `place` is gone on from. Raises simsiam.data.DataError for data that cannot be read.
+
+    Args:
+        decoded: its data; None to read them from the runtime's path.
+        hurry: asked by every worker now and then: whether a checkpoint is wanted at once.
     """
     started = _now()
-    source = data.locate(None if runtime.data_path is None else Path(runtime.data_path))
-    train, test = loader.load(source, config, runtime)
-    model, progress = pretrain.pretrain(config, runtime, train, test, place=place, on_epoch=on_epoch)
-    begun, last = time.monotonic(), progress.curve[-1]
-    outcome = monitor.outcome(last["loss"], last["z_std"], last["effective_rank"])
-    protocol = PROTOCOLS[config.protocol]
+    if runtime.device.startswith("cuda"):
+        torch.cuda.set_per_process_memory_fraction(runtime.gpu_fraction)
+    train, test = loader.load(decoded or data.locate(runtime.data_path), config, runtime)
+    model, progress = pretrain.pretrain(config, runtime, train, test, place=place, on_epoch=on_epoch, hurry=hurry)
+    begun = time.monotonic()
     result = {
         **dataclasses.asdict(config),
         "fingerprint": configs.fingerprint(config),
+        **_evaluated(config, model, progress, train, test),
+    }
+    speed = [line["images_per_second"] for line in progress.curve]
+    result |= {
+        "wall_seconds": progress.seconds + time.monotonic() - begun,
+        "images_per_second": sorted(speed)[len(speed) // 2],
+        "started": started,
+        "ended": _now(),
+        "workers_by_step": " ".join(f"{step}:{workers}" for step, workers in progress.workers),
+        **_machine(runtime),
+    }
+    return result, progress.curve
+
+
+def _evaluated(config: Config, model: SimSiam, progress: pretrain.Progress, train: Images, test: Images) -> Result:
+    """What a trained model came to."""
+    last, protocol = progress.curve[-1], PROTOCOLS[config.protocol]
+    outcome = monitor.outcome(last["loss"], last["z_std"], last["effective_rank"])
+    linear_top1 = None
+    if outcome != monitor.DIVERGED:
+        linear_top1 = probe.linear_top1(model, train, test, protocol, seed=config.seed)
+    return {
         "outcome": outcome,
         **{name: last[name] for name in ("loss", "z_std", "effective_rank", "knn_top1")},
         "loss_roughness": monitor.roughness([line["loss"] for line in progress.curve]),
-        "linear_top1": None,
+        "linear_top1": linear_top1,
         "knn_top1_init": progress.knn_top1_init,
         "knn_top1_pixels": _raw_pixel_knn(train, test, protocol),
         "test_images": len(test),
@@ -53,17 +92,15 @@ def run(
         "knn_temperature": protocol.knn_temperature,
         "probe": protocol.probe,
     }
-    if outcome != monitor.DIVERGED:
-        result["linear_top1"] = probe.linear_top1(model, train, test, protocol, seed=config.seed)
-    speed = [line["images_per_second"] for line in progress.curve]
-    result |= {
-        "wall_seconds": progress.seconds + time.monotonic() - begun,
-        "images_per_second": sorted(speed)[len(speed) // 2],
-        "started": started,
-        "ended": _now(),
-        **_machine(runtime),
-    }
-    return result, progress.curve
+
+
+def failure(error: BaseException, workers: int, gpu_fraction: float) -> str:
+    """An exception in one line for a person, with what to try where the memory did not suffice."""
+    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _OUT_OF_MEMORY.search(text):
+        return text
+    more = f"--workers {2 * workers}" if gpu_fraction == 1 else f"--gpus-per-trial {min(1.0, 2 * gpu_fraction):g}"
+    return f"Out of memory: try {more}. {text}"
 
 
 def _raw_pixel_knn(train: Images, test: Images, protocol: Protocol) -> float | None:
@@ -86,6 +123,7 @@ def _machine(runtime: Runtime) -> Result:
         "ray": provenance.version("ray"),
         "cuda": torch.version.cuda if cuda else None,
         "device": torch.cuda.get_device_name() if cuda else provenance.processor(),
+        "gpu_fraction": runtime.gpu_fraction if cuda else None,
         "workers": distributed.world_size(),
         "threads": torch.get_num_threads(),
     }

@@ -128,6 +128,8 @@ class Runtime:
     device: str = "cpu"
     loader_processes: int = 0  # decoding processes a worker; 0 decodes in the worker itself
     checkpoint_seconds: float = 30.0  # wall-clock time between two checkpoints
+    gpu_fraction: float = 1.0  # of a GPU's memory that one worker may use
+    keep_checkpoint: bool = False  # after the trial is finished
 
 
 _LARGEST = 2**31 - 1  # of a whole number

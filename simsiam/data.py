@@ -1,4 +1,5 @@
-"""Where pictures come from: digits, a folder of Parquet, torchvision's CIFAR-10/100 and STL-10, a folder of images.
+"""Where pictures come from: digits, Parquet on a disk or in a bucket, torchvision's CIFAR-10/100 and STL-10, a folder
+of images.
 
 `locate` says which data a path holds, from names and sizes alone; `read` opens one split. Nothing here needs torch, so
 a plan is made without it.
@@ -7,21 +8,19 @@ a plan is made without it.
 from __future__ import annotations
 
 import hashlib
-import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from simsiam import randomness
+from simsiam import parquet, randomness
+from simsiam.pictures import TEST, TRAIN, DataError, Pictures
 
-TRAIN, TEST = "train", "test"
+__all__ = ["TEST", "TRAIN", "DataError", "Pictures", "Source", "check", "encoded_bytes", "locate", "read"]
+
+T = TypeVar("T")
 
 # SHA-256 over the pixels, labels and split of the embedded digits, checked when they are loaded.
 _DIGITS_DIGEST = "15bec4e102d14cf1"
@@ -30,7 +29,6 @@ _DIGITS_TRAIN, _DIGITS_TEST = 1437, 360
 _SPLIT_NAMES = {TRAIN: ("train",), TEST: ("test", "validation", "val")}
 _MOST_CLASSES = 1 << 20
 _HASHED = 512 << 20  # bytes: folders up to this size are named by what is in the files, larger ones by names and sizes
-_IMAGE_COLUMNS, _LABEL_COLUMNS = ("image", "img"), ("label", "labels")
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 # Layouts that torchvision reads: its folder -> (name, training pictures, test pictures).
 _TORCHVISION = {
@@ -38,10 +36,6 @@ _TORCHVISION = {
     "cifar-100-python": ("cifar100", 50_000, 10_000),
     "stl10_binary": ("stl10", 105_000, 8_000),
 }
-
-
-class DataError(ValueError):
-    """The data at a path cannot be used. The message names the file, and the row where there is one."""
 
 
 @dataclass(frozen=True)
@@ -55,82 +49,54 @@ class Source:
     digest: str
     train_images: int
     test_images: int
-    path: Path | None = None
+    path: Path | str | None = None  # a str for a bucket's URI
 
     @property
     def name(self) -> str:
         return f"{self.layout}@{self.digest}"
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """One split. Either `pixels` holds every picture, uint8 (N, H, W, 3), or `encoded` reads picture i when asked.
+def locate(path: Path | str | None) -> Source:
+    """The data in a folder or at the URI of a bucket, or the embedded digits for None.
 
-    `labels` is (N,) int64, -1 where there is none. `where(i)` names picture i for an error message.
+    Raises DataError for what cannot be used.
     """
-
-    labels: npt.NDArray[np.int64]
-    where: Callable[[int], str]
-    pixels: npt.NDArray[np.uint8] | None = None
-    encoded: Callable[[int], bytes] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, ids: npt.NDArray[np.integer]) -> Pictures:
-        """The pictures `ids`, renumbered from 0."""
-        encoded, where = self.encoded, self.where
-        return Pictures(
-            labels=self.labels[ids],
-            where=lambda i: where(int(ids[i])),
-            pixels=None if self.pixels is None else self.pixels[ids],
-            encoded=None if encoded is None else lambda i: encoded(int(ids[i])),
-        )
-
-    def open(self, i: int) -> Any:
-        """Picture i as a PIL image whose pixels are not decoded yet: its size costs only the header."""
-        from PIL import Image
-
-        assert self.encoded is not None
-        try:
-            return Image.open(io.BytesIO(self.encoded(i)))
-        except Exception as error:  # foreign bytes: what PIL raises for them is no fixed set
-            raise self.corrupt(i, error) from None
-
-    def decode(self, i: int) -> Any:
-        """Picture i as a decoded RGB PIL image. Raises DataError naming the file, and the row where there is one."""
-        picture = self.open(i)
-        if picture.mode.startswith(("I", "F")):
-            raise self.corrupt(i, ValueError(f"mode {picture.mode} has more than 8 bits a channel"))
-        try:
-            return picture.convert("RGB")
-        except Exception as error:
-            raise self.corrupt(i, error) from None
-
-    def corrupt(self, i: int, error: Exception) -> DataError:
-        return DataError(f"Corrupt image in {self.where(i)}: {error}. Replace or remove it.")
-
-
-def locate(path: Path | None) -> Source:
-    """The data in a folder, or the embedded digits for None. Raises DataError for what cannot be used."""
     if path is None:
         return Source("digits", _DIGITS_DIGEST, _DIGITS_TRAIN, _DIGITS_TEST)
+    if isinstance(path, str) and path.startswith(parquet.BUCKETS):
+        if found := _parquet(path):
+            return found
+        raise DataError(f"{path} holds nothing that can be read. A bucket holds train*.parquet and test*.parquet.")
+    path = Path(path)
     if not path.exists():
         raise DataError(f"The data folder {path} does not exist. Give --data a folder of Parquet files or of images.")
     if not path.is_dir():
         raise DataError(f"--data must be a folder. Got the file {path} instead: name the folder it is in.")
     for folder, (layout, train, test) in _TORCHVISION.items():
         if (path / folder).is_dir():
-            return Source(layout, _digest(path / folder, sorted((path / folder).iterdir())), train, test, path)
-    for layout in ("parquet", "images"):
-        if any(_named_files(path, layout).values()):
-            files = _files(path, layout)
-            train, test = (_count(layout, files[split]) for split in (TRAIN, TEST))
-            return Source(layout, _digest(path, files[TRAIN] + files[TEST]), train, test, path)
+            return Source(layout, _digest(_on_disk(path / folder, (path / folder).iterdir())), train, test, path)
+    if found := _parquet(path):
+        return found
+    if any(images := _images(path)):
+        files = _both(images, path)
+        digest = _digest(_on_disk(path, files[TRAIN]) + _on_disk(path, files[TEST]))
+        return Source("images", digest, len(files[TRAIN]), len(files[TEST]), path)
     raise DataError(
         f"The data folder {path} holds nothing that can be read. Known layouts: train*.parquet and test*.parquet (here "
         f"or in data/), {', '.join(_TORCHVISION)}, or train/ and val/ with a folder of images for each class."
     )
+
+
+def _parquet(path: Path | str) -> Source | None:
+    place = str(path)
+    named = parquet.splits(place)
+    if not any(name in named for names in _SPLIT_NAMES.values() for name in names):
+        return None
+    files = _both(named, path)
+    train, test = (parquet.rows(place, files[split]) for split in (TRAIN, TEST))
+    every = [*files[TRAIN], *files[TEST]]
+    digest = parquet.remembered(place, every, lambda: _digest([_of_parquet(place, file) for file in every]))
+    return Source("parquet", digest, train, test, path)
 
 
 def read(source: Source, split: str, images: int | None = None) -> Pictures:
@@ -161,9 +127,9 @@ def _read(source: Source, split: str) -> Pictures:
     if source.path is None:
         return _read_digits(split)
     if source.layout == "parquet":
-        return _read_parquet(_files(source.path, "parquet")[split])
+        return parquet.read(str(source.path), _both(parquet.splits(str(source.path)), source.path)[split])
     if source.layout == "images":
-        return _read_folder(source.path, _files(source.path, "images"), split)
+        return _read_folder(Path(source.path), split)
     return _read_torchvision(source, split)
 
 
@@ -180,26 +146,41 @@ def check(source: Source) -> None:
 
 
 def encoded_bytes(source: Source) -> int:
-    """The size on disk of the pictures that `check` would decode."""
-    if source.path is None or source.layout not in ("parquet", "images"):
+    """The size of the files with the pictures that `check` would decode."""
+    if source.path is None:
         return 0
-    return sum(file.stat().st_size for files in _files(source.path, source.layout).values() for file in files)
+    if source.layout == "parquet":
+        files = _both(parquet.splits(str(source.path)), source.path)
+        return sum(file.size for each in files.values() for file in each)
+    if source.layout == "images":
+        return sum(file.stat().st_size for files in _images(Path(source.path)).values() for file in files)
+    return 0
 
 
-def _digest(root: Path, files: Sequence[Path]) -> str:
+_Hashed = tuple[str, int, Callable[[], bytes]]  # a file's name, size, and what reads it
+
+
+def _digest(files: Sequence[_Hashed]) -> str:
     """Over the names and sizes of files, and over what is in them unless that is too much to read for a name."""
     digest = hashlib.sha256()
-    sizes = [file.stat().st_size for file in files]
-    for file, size in zip(files, sizes, strict=True):
-        digest.update(f"{file.relative_to(root).as_posix()} {size}\n".encode())
-        if sum(sizes) <= _HASHED:
-            digest.update(file.read_bytes())
+    small = sum(size for _, size, _ in files) <= _HASHED
+    for name, size, content in files:
+        digest.update(f"{name} {size}\n".encode())
+        if small:
+            digest.update(content())
     return digest.hexdigest()[:16]
 
 
-def _files(path: Path, layout: str) -> dict[str, list[Path]]:
+def _on_disk(root: Path, files: Iterable[Path]) -> list[_Hashed]:
+    return [(file.relative_to(root).as_posix(), file.stat().st_size, file.read_bytes) for file in sorted(files)]
+
+
+def _of_parquet(place: str, file: parquet.File) -> _Hashed:
+    return file.name, file.size, lambda: parquet.content(place, file)
+
+
+def _both(named: Mapping[str, list[T]], path: Path | str) -> dict[str, list[T]]:
     """Split -> its files. Of `test`, `validation` and `val`, the first that is there is the test split."""
-    named = _named_files(path, layout)
     files = {}
     for split, names in _SPLIT_NAMES.items():
         files[split] = next((named[name] for name in names if named.get(name)), [])
@@ -208,87 +189,19 @@ def _files(path: Path, layout: str) -> dict[str, list[Path]]:
     return files
 
 
-def _named_files(path: Path, layout: str) -> dict[str, list[Path]]:
-    """Name of a split as it stands on the disk -> its files.
-
-    Parquet: train.parquet or train-00000-of-00002.parquet, here or in data/. Images: train/<class>/<name>.jpg.
-    """
-    files: dict[str, list[Path]] = {}
-    shards: dict[str, int] = {}
-    if layout == "parquet":
-        for file in sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")]):
-            if match := re.fullmatch(r"(\w+?)(-\d+-of-(\d+).*)?", file.stem):
-                files.setdefault(match[1], []).append(file)
-                shards[match[1]] = int(match[3] or 0)
-        for name, found in files.items():
-            if len({file.parent for file in found}) > 1:
-                raise DataError(f"{path} has split {name} twice, beside data/ and in it. Remove one.")
-            if shards[name] and shards[name] != len(found):
-                raise DataError(f"{path} has {len(found)} of the {shards[name]} Parquet files of split {name}.")
-        return {name: found for name, found in files.items() if name in sum(_SPLIT_NAMES.values(), ())}
-    for name in sum(_SPLIT_NAMES.values(), ()):
-        files[name] = sorted(f for f in path.glob(f"{name}/*/**/*") if f.suffix.lower() in _IMAGE_SUFFIXES)
-    return files
+def _images(path: Path) -> dict[str, list[Path]]:
+    """Name of a split as it stands on the disk -> its files, train/<class>/<name>.jpg and so on."""
+    return {
+        name: files
+        for names in _SPLIT_NAMES.values()
+        for name in names
+        if (files := sorted(f for f in path.glob(f"{name}/*/**/*") if f.suffix.lower() in _IMAGE_SUFFIXES))
+    }
 
 
-def _count(layout: str, files: list[Path]) -> int:
-    return sum(_parquet_rows(file) for file in files) if layout == "parquet" else len(files)
+def _read_folder(root: Path, split: str) -> Pictures:
+    files = _both(_images(root), root)
 
-
-def _columns(file: Path) -> tuple[str, str]:
-    """The names of the image and the label column."""
-    try:
-        names = pq.read_schema(file).names
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is no readable Parquet file: {error}") from None
-    found = []
-    for what, known in (("image", _IMAGE_COLUMNS), ("label", _LABEL_COLUMNS)):
-        column = next((name for name in known if name in names), None)
-        if column is None:
-            raise DataError(
-                f"{file} has no {what} column. Known names: {', '.join(known)}. Its columns: {', '.join(names)}."
-            )
-        found.append(column)
-    return found[0], found[1]
-
-
-def _parquet_rows(file: Path) -> int:
-    _columns(file)
-    return pq.read_metadata(file).num_rows
-
-
-def _read_parquet(files: list[Path]) -> Pictures:
-    images: list[pa.ChunkedArray] = []
-    labels, starts = [], [0]
-    for file in files:
-        image, label = _columns(file)
-        try:
-            table = pq.read_table(file, columns=[image, label])
-            column = table[image].combine_chunks()
-            images.append(column.field("bytes") if pa.types.is_struct(column.type) else column)
-            if not pa.types.is_integer(table[label].type):
-                raise ValueError(f"the labels must be whole numbers; they are {table[label].type}")
-            labels.append(table[label].fill_null(-1).to_numpy().astype(np.int64))
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise DataError(f"{file} cannot be read: {error}") from None
-        starts.append(starts[-1] + table.num_rows)
-
-    def place(i: int) -> tuple[int, int]:
-        part = int(np.searchsorted(starts, i, side="right")) - 1
-        return part, i - starts[part]
-
-    def where(i: int) -> str:
-        part, row = place(i)
-        return f"{files[part]}, row {row}"
-
-    def encoded(i: int) -> bytes:
-        part, row = place(i)
-        return images[part][row].as_py() or b""
-
-    return Pictures(labels=np.concatenate(labels), where=where, encoded=encoded)
-
-
-def _read_folder(root: Path, files: dict[str, list[Path]], split: str) -> Pictures:
     def name(file: Path) -> str:
         return file.relative_to(root).parts[1]  # train/<class>/...
 

@@ -5,8 +5,10 @@ Both kinds answer the same two calls, so nothing else minds how large the pictur
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -119,25 +121,58 @@ class _Reader(Dataset[Tensor]):
         return torch.from_numpy(out).permute(0, 1, 4, 2, 3).contiguous()
 
 
-def load(source: Source, config: Config, runtime: Runtime) -> tuple[Images, Images]:
-    """The training and the test pictures of a trial.
+@dataclass(frozen=True)
+class Decoded:
+    """A data set of small pictures, decoded: what the trials of a node can share.
 
-    Raises DataError if the data are not the Config's, or if `train_images` asks for as many as there are or more.
+    Args:
+        name: the identity of the data.
+        splits: split -> uint8 pixels (N, 3, H, W) and int64 labels (N,).
+    """
+
+    name: str
+    splits: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]
+
+
+def decode(source: Source, train_images: int | None) -> Decoded | None:
+    """All pictures of a source, or None if those of a split differ in size or are too many for memory.
+
+    Raises DataError for what cannot be read, or if there are not more pictures than `train_images`.
+    """
+    splits = {}
+    for name, images in ((TRAIN, train_images), (TEST, None)):
+        pictures = data.read(source, name, images)
+        pixels = _pixels(pictures)
+        if pixels is None:
+            return None
+        splits[name] = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), pictures.labels
+    return Decoded(source.name, splits)
+
+
+def load(source: Source | Decoded, config: Config, runtime: Runtime) -> tuple[Images, Images]:
+    """The training and the test pictures of a trial: decoded ones as they are, those of a source by reading ahead.
+
+    Raises DataError if the data are not the Config's.
     """
     if source.name != config.data:
         raise DataError(f"The data are {source.name}, but the Config was planned for {config.data}. Plan it again.")
     device = torch.device(runtime.device)
 
     def split(name: str, images: int | None) -> Images:
+        if isinstance(source, Decoded):
+            pixels, labels = (_shared(array).to(device) for array in source.splits[name])
+            return InMemory(pixels, labels, config.image_size)
         reader = _Reader(source, name, images, config.image_size)
-        pixels = _pixels(reader.pictures)
-        if pixels is None:
-            return Streamed(reader, device=device, processes=runtime.loader_processes)
-        tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        labels = torch.from_numpy(reader.pictures.labels)
-        return InMemory(tensor.to(device), labels.to(device), config.image_size)
+        return Streamed(reader, device=device, processes=runtime.loader_processes)
 
     return split(TRAIN, config.train_images), split(TEST, None)
+
+
+def _shared(array: npt.NDArray[Any]) -> Tensor:
+    """An array as a tensor, without a copy. One that lies in Ray's object store is read-only, of which torch warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+        return torch.from_numpy(array)
 
 
 def _pixels(pictures: Pictures) -> npt.NDArray[np.uint8] | None:

@@ -36,6 +36,7 @@ class Progress:
         seconds: wall-clock time of the run up to its last checkpoint, monitoring included.
         knn_top1_init: of the untrained network, per cent.
         curve: one line an epoch.
+        workers: (step, workers from that step on), one pair for each change of their number.
     """
 
     step: int = 0
@@ -44,6 +45,7 @@ class Progress:
     seconds: float = 0.0
     knn_top1_init: float = math.nan
     curve: list[Line] = field(default_factory=list)
+    workers: list[tuple[int, int]] = field(default_factory=list)
 
 
 def train_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, config: Config) -> Tensor:
@@ -65,12 +67,14 @@ def pretrain(
     *,
     place: checkpoint.Place,
     on_epoch: Callable[[Line], None],
+    hurry: Callable[[], bool] = lambda: False,
 ) -> tuple[SimSiam, Progress]:
     """Train from the last checkpoint in `place`, or from the seed, to the last epoch or to a loss that is not finite.
 
-    `on_epoch` is called on every worker with the line of each epoch.
+    `on_epoch` is called on every worker with the line of each epoch; `hurry` on every worker at each look at the clock,
+    and says whether a checkpoint is wanted at once.
     """
-    run = _Run(config, runtime, train, test, place)
+    run = _Run(config, runtime, train, test, place, hurry)
     run.resume()
     steps = run.steps_per_epoch
     batches = train.stream(_requests(config, len(train), run.progress.step, steps))
@@ -84,8 +88,17 @@ def pretrain(
 class _Run:
     """The objects of one run, and what happens to them in an epoch."""
 
-    def __init__(self, config: Config, runtime: Runtime, train: Images, test: Images, place: checkpoint.Place) -> None:
-        self.config, self.runtime, self.train, self.test, self.place = config, runtime, train, test, place
+    def __init__(
+        self,
+        config: Config,
+        runtime: Runtime,
+        train: Images,
+        test: Images,
+        place: checkpoint.Place,
+        hurry: Callable[[], bool],
+    ) -> None:
+        self.config, self.runtime, self.train, self.test = config, runtime, train, test
+        self.place, self.hurry = place, hurry
         self.device = torch.device(runtime.device)
         dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.model = SimSiam(config).to(self.device, dtype)
@@ -109,14 +122,17 @@ class _Run:
         if state is None:
             init = monitor.measure(self.model, self.train, self.test, self.protocol)
             self.progress.knn_top1_init = init["knn_top1"]
-            return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        else:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.progress = Progress(**state["progress"])
+        if not self.progress.workers or self.progress.workers[-1][1] != distributed.world_size():
+            self.progress.workers.append((self.progress.step, distributed.world_size()))
 
     def save(self, at_once: bool = False) -> None:
         """A checkpoint, if it is time for one."""
-        due = at_once or time.monotonic() - self._saved > self.runtime.checkpoint_seconds
+        hurry = self.hurry()  # every worker asks, whatever its own clock says
+        due = at_once or hurry or time.monotonic() - self._saved > self.runtime.checkpoint_seconds
         if not distributed.agree(due, self.device):
             return
         now = time.monotonic()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 
 from simsiam.config import Config
@@ -34,3 +37,12 @@ def random_images(n: int, *, seed: int, size: int = 16, pixels: int = 8, classes
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randint(0, 256, (n, 3, pixels, pixels), dtype=torch.uint8, generator=generator)
     return InMemory(noise, torch.arange(n) % classes, size)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copies of pictures lie in a folder of the tests."""
+    before = os.environ.get("SIMSIAM_CACHE")
+    os.environ["SIMSIAM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("SIMSIAM_CACHE") if before is None else os.environ.update(SIMSIAM_CACHE=before)

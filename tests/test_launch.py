@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from ablations import run
+from ablations import request, run
 from ablations import store as stores
 from simsiam import checkpoint
 
@@ -19,6 +19,7 @@ from simsiam import checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
 CLOCK = ["wall_seconds", "images_per_second", "started", "ended"]
+HOW = ["workers", "workers_by_step", "threads"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def cluster() -> Iterator[str]:
 
 def science(folder: Path) -> pd.DataFrame:
     """A table without its clock, and without what tells launchers apart."""
-    return pd.read_parquet(folder / "stop_gradient.parquet").drop(columns=[*CLOCK, "workers", "threads", "message"])
+    return pd.read_parquet(folder / "stop_gradient.parquet").drop(columns=[*CLOCK, *HOW, "message"])
 
 
 def test_ray_gives_the_numbers_of_one_process_for_any_number_of_workers(
@@ -65,9 +66,9 @@ def test_a_failing_trial_is_a_row_and_stops_no_other(cluster: str, tmp_path: Pat
     # A checkpoint of another Config makes its trial raise in the worker, each time it is tried.
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--results", str(tmp_path)]
     assert run.main([*command, "--plan"]) == 0
-    trial, _ = run._request(run._parser().parse_args(command)).trials(seeds=1)
+    trial, _ = request.read(request.parser().parse_args(command)).trials(seeds=1)
     content = checkpoint.pack(tiny.config(seed=99), {})
-    stores.Store(tmp_path).checkpoint(trial.fingerprint).write(content)
+    stores.Store.at(tmp_path).checkpoint(trial.fingerprint).write(content)
     assert run.main(command) == 1
     table = pd.read_parquet(tmp_path / "stop_gradient.parquet").set_index("row")
     assert table.outcome["with"] == "failed"
@@ -80,4 +81,4 @@ def test_more_workers_than_the_cluster_holds_are_refused(
 ) -> None:
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--workers", "4", "--results", str(tmp_path)]
     assert run.main(command) == 2
-    assert "asks for 4 CPU; the cluster has 3 CPU" in capsys.readouterr().err
+    assert "asks for 4 workers of 1 CPU. The cluster has 1 x 3 CPU: room for 3." in capsys.readouterr().err

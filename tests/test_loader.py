@@ -45,6 +45,11 @@ def write(root: Path, sizes: Sequence[tuple[int, int]], *, broken: bool = False)
     return data.locate(root)
 
 
+def load(source: Source, config: Config, runtime: Runtime) -> tuple[loader.Images, loader.Images]:
+    """As a trial does it: decoded pictures where they fit, else the source."""
+    return loader.load(loader.decode(source, config.train_images) or source, config, runtime)
+
+
 def config(source: Source, **changes: int) -> Config:
     return dataclasses.replace(digits(image_size=SIZE, **changes), data=source.name)
 
@@ -60,7 +65,7 @@ def requests() -> list[Request]:
 
 def test_pictures_of_one_size_are_held_in_memory(tmp_path: Path) -> None:
     source = write(tmp_path, [(20, 30)] * 6)
-    train, test = loader.load(source, config(source), Runtime())
+    train, test = load(source, config(source), Runtime())
     assert isinstance(train, InMemory)
     assert isinstance(test, InMemory)
     assert (len(train), len(test)) == (6, 2)
@@ -71,9 +76,9 @@ def test_pictures_of_one_size_are_held_in_memory(tmp_path: Path) -> None:
 
 def test_pictures_of_many_sizes_are_streamed(tmp_path: Path) -> None:
     source = write(tmp_path, [(20, 30)] * 5 + [(30, 20)])
-    train, test = loader.load(source, config(source), Runtime())
+    train, test = load(source, config(source), Runtime())
     assert isinstance(train, Streamed)
-    assert isinstance(test, InMemory)
+    assert isinstance(test, Streamed)  # though its own are of one size
     assert len(train) == 6
     assert train.labels.tolist() == list(range(6))
 
@@ -84,12 +89,12 @@ def test_pictures_beyond_the_memory_are_streamed(
 ) -> None:
     monkeypatch.setattr(loader, "MEMORY", room)
     source = write(tmp_path, [(20, 30)] * 6)
-    assert isinstance(loader.load(source, config(source), Runtime())[0], kind)
+    assert isinstance(load(source, config(source), Runtime())[0], kind)
 
 
 def test_both_give_the_same_crops(tmp_path: Path) -> None:
     source = write(tmp_path, [(40, 30)] * 6)
-    held, _ = loader.load(source, config(source), Runtime())
+    held, _ = load(source, config(source), Runtime())
     assert isinstance(held, InMemory)
     for (ids, crops), one, two in zip(
         requests(), held.stream(requests()), streamed(source).stream(requests()), strict=True
@@ -133,7 +138,7 @@ def test_a_broken_picture_is_named_when_it_is_reached(tmp_path: Path) -> None:
 
 def test_requests_are_read_lazily(tmp_path: Path) -> None:
     source = write(tmp_path, [(20, 30)] * 6)
-    images, _ = loader.load(source, config(source), Runtime())
+    images, _ = load(source, config(source), Runtime())
     for each in (images, streamed(source)):
         endless = ((np.array([i % 6]), CROPS[:1]) for i in iter(int, 1))
         assert next(each.stream(endless)).shape == (1, 1, 3, SIZE, SIZE)
@@ -142,20 +147,20 @@ def test_requests_are_read_lazily(tmp_path: Path) -> None:
 def test_other_data_than_planned_are_refused(tmp_path: Path) -> None:
     source = write(tmp_path, [(20, 30)] * 3)
     with pytest.raises(DataError, match="Plan it again"):
-        loader.load(source, digits(image_size=SIZE), Runtime())
+        load(source, digits(image_size=SIZE), Runtime())
 
 
 @pytest.mark.parametrize("images", [3, 4])
 def test_as_many_training_pictures_as_there_are_is_refused(tmp_path: Path, images: int) -> None:
     source = write(tmp_path, [(20, 30)] * 3)
     with pytest.raises(DataError, match=f"below the 3 pictures there are .* Got {images}"):
-        loader.load(source, config(source, train_images=images), Runtime())
+        load(source, config(source, train_images=images), Runtime())
 
 
 def test_fewer_training_pictures_are_streamed_with_their_labels(tmp_path: Path) -> None:
     source = write(tmp_path, [(20, 30), (64, 33), (16, 16), (100, 20), (9, 9)])
     part = data.read(source, "train", 3)
-    train, test = loader.load(source, config(source, train_images=3), Runtime())
+    train, test = load(source, config(source, train_images=3), Runtime())
     assert isinstance(train, Streamed)
     assert (len(train), len(test)) == (3, 2)
     assert train.labels.tolist() == part.labels.tolist()
@@ -170,7 +175,7 @@ def test_no_file_is_left_open(tmp_path: Path) -> None:
     source = data.locate(tmp_path)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        loader.load(source, config(source), Runtime())
+        load(source, config(source), Runtime())
         gc.collect()
     assert not [each for each in seen if issubclass(each.category, ResourceWarning)]
 
@@ -181,7 +186,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "test.parquet")
     source = Source("parquet", "x", 3, 0, tmp_path)
     with pytest.raises(DataError, match="test"):
-        loader.load(source, config(source), Runtime())
+        load(source, config(source), Runtime())
 
 
 def bomb() -> bytes:
@@ -210,7 +215,7 @@ def test_a_column_that_holds_no_picture_is_refused(tmp_path: Path, images: list[
         pq.write_table(pa.table({"image": images, "label": [0, 1]}), tmp_path / f"{split}.parquet")
     source = data.locate(tmp_path)
     with pytest.raises(DataError, match=r"train\.parquet"):
-        loader.load(source, config(source), Runtime())
+        load(source, config(source), Runtime())
 
 
 def relabel(source: Source, labels: list[object]) -> None:

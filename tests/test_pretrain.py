@@ -17,7 +17,9 @@ from simsiam.model import SimSiam
 
 @pytest.fixture(scope="module")
 def images() -> tuple[loader.Images, loader.Images]:
-    return loader.load(data.locate(None), tiny.config(), Runtime())
+    decoded = loader.decode(data.locate(None), tiny.config().train_images)
+    assert decoded is not None
+    return loader.load(decoded, tiny.config(), Runtime())
 
 
 def run(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from simsiam import data, probe
 from simsiam.config import Runtime
-from simsiam.loader import InMemory, load
+from simsiam.loader import InMemory, decode, load
 from simsiam.model import SimSiam
 from simsiam.protocols import PROTOCOLS, Protocol
 
@@ -59,7 +59,9 @@ def test_logistic_regression_of_two_classes_has_two_rows() -> None:
 def digits_data(**changes: Any) -> tuple[SimSiam, InMemory, InMemory]:
     source = data.locate(None)
     config = dataclasses.replace(digits(**changes), data=source.name)
-    train, test = load(source, config, Runtime())
+    decoded = decode(source, None)
+    assert decoded is not None
+    train, test = load(decoded, config, Runtime())
     assert isinstance(train, InMemory)
     assert isinstance(test, InMemory)
     return SimSiam(config), train, test

@@ -14,7 +14,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "simsiam").mkdir()
     (tmp_path / "ablations").mkdir()
     (tmp_path / "ablations" / "trial.py").write_text("x = 1\n")
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "_PACKAGES", (tmp_path / "simsiam", tmp_path / "ablations"))
     return tmp_path
 
 

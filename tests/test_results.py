@@ -73,7 +73,7 @@ def test_diff_shows_the_fields_that_differ_and_the_results(folder: Path, capsys:
 
 
 def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: Any) -> None:
-    store = Store(tmp_path)
+    store = Store.at(tmp_path)
     table = tables.get("stop_gradient")
     for overrides, outcome in (({}, "collapsed"), ({"epochs": 1}, "finished")):
         trials = tables.plan(table, recipe="digits", data="digits@0", train_images=1437, overrides=overrides, seeds=3)

@@ -47,7 +47,7 @@ def finish(store: Store, trials: list[Trial], **changes: Any) -> None:
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=some_configs())
 def test_a_config_survives_parquet(tmp_path: Path, config: Config) -> None:
-    store = Store(tmp_path)
+    store = Store.at(tmp_path)
     store.write(a_result(config), [])
     kept = store.trial(fingerprint(config))
     assert kept is not None
@@ -55,7 +55,7 @@ def test_a_config_survives_parquet(tmp_path: Path, config: Config) -> None:
 
 
 def test_a_table_is_in_the_papers_order_with_every_column_of_the_schema(tmp_path: Path) -> None:
-    store, trials = Store(tmp_path), plan("predictor", seeds=2)
+    store, trials = Store.at(tmp_path), plan("predictor", seeds=2)
     finish(store, trials[::-1])
     store.rebuild(trials)
     frame = pd.read_parquet(tmp_path / "predictor.parquet")
@@ -68,7 +68,7 @@ def test_a_table_is_in_the_papers_order_with_every_column_of_the_schema(tmp_path
 
 
 def test_one_trial_is_a_row_of_every_table_that_asks_for_it(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = Store.at(tmp_path)
     trials = [*plan("stop_gradient"), *plan("predictor")]
     finish(store, [trials[0]])
     store.rebuild(trials)
@@ -77,7 +77,7 @@ def test_one_trial_is_a_row_of_every_table_that_asks_for_it(tmp_path: Path) -> N
 
 
 def test_a_quick_try_stands_beside_the_table_and_replaces_nothing(tmp_path: Path) -> None:
-    store, real, quick = Store(tmp_path), plan(seeds=2), plan(overrides={"epochs": 1})
+    store, real, quick = Store.at(tmp_path), plan(seeds=2), plan(overrides={"epochs": 1})
     finish(store, real)
     store.rebuild(real)
     finish(store, quick, knn_top1=10.0)
@@ -96,7 +96,7 @@ def test_outcomes_without_numbers_are_rows_but_not_done(tmp_path: Path) -> None:
         rows=(Row(name="ok", changes={}), Row(name="huge", changes={"batch_size": 4096})),
     )
     trials = tables.plan(table, recipe="digits", data="digits@0", train_images=1437, overrides={})
-    store = Store(tmp_path)
+    store = Store.at(tmp_path)
     store.write_failure(unfinished(trials[0].config, "failed", "it broke"))
     store.rebuild(trials)
     assert [(line["outcome"], line["message"]) for line in store.table("t")] == [
@@ -111,7 +111,7 @@ def test_outcomes_without_numbers_are_rows_but_not_done(tmp_path: Path) -> None:
 
 
 def test_a_finished_trial_leaves_its_curve_and_no_checkpoint(tmp_path: Path) -> None:
-    store, (trial, _) = Store(tmp_path), plan()
+    store, (trial, _) = Store.at(tmp_path), plan()
     place = store.checkpoint(trial.fingerprint)
     place.write(b"half")
     assert place.read() == b"half"
@@ -121,7 +121,7 @@ def test_a_finished_trial_leaves_its_curve_and_no_checkpoint(tmp_path: Path) -> 
 
 
 def test_a_write_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, (trial, _) = Store(tmp_path), plan()
+    store, (trial, _) = Store.at(tmp_path), plan()
     finish(store, [trial])
 
     def die(*_: Any) -> None:
@@ -139,7 +139,7 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_curve_is_there_before_the_trial_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, (trial, _) = Store(tmp_path), plan()
+    store, (trial, _) = Store.at(tmp_path), plan()
     written: list[str] = []
     replace = os.replace
 
@@ -153,7 +153,7 @@ def test_the_curve_is_there_before_the_trial_is_done(tmp_path: Path, monkeypatch
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    store, (trial, _) = Store(tmp_path), plan()
+    store, (trial, _) = Store.at(tmp_path), plan()
     finish(store, [trial])
     file = tmp_path / "trials" / f"{trial.fingerprint}.parquet"
     file.write_bytes(file.read_bytes()[:100])
@@ -164,7 +164,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_result_of_other_sources_is_stale_and_kept_when_it_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, (trial, _) = Store(tmp_path), plan()
+    store, (trial, _) = Store.at(tmp_path), plan()
     store.checkpoint(trial.fingerprint).write(b"half")
     assert store.state(trial.fingerprint) == "half done"
     finish(store, [trial])
@@ -180,7 +180,7 @@ def test_a_result_of_other_sources_is_stale_and_kept_when_it_is_replaced(
 
 
 def test_a_checkpoint_of_other_sources_is_not_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, (trial, _) = Store(tmp_path), plan()
+    store, (trial, _) = Store.at(tmp_path), plan()
     store.checkpoint(trial.fingerprint).write(b"half")
     monkeypatch.setattr(provenance, "sources", lambda: "newer")
     assert store.checkpoint(trial.fingerprint).read() is None
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_other_sources_is_not_gone_on_from(tmp_path: Path, monke
 
 
 def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
-    store, (trial, other) = Store(tmp_path), plan()
+    store, (trial, other) = Store.at(tmp_path), plan()
     assert store.estimate(other.config, store.finished()) is None
     finish(store, [trial], wall_seconds=50.0, device=provenance.machine())
     longer, wider = (dataclasses.replace(other.config, **change) for change in ({"epochs": 200}, {"width": 64}))
@@ -200,7 +200,7 @@ def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
 
 def test_two_writers_of_one_table_lose_nothing(tmp_path: Path) -> None:
     sets = [plan(overrides={"epochs": 1 + i}, seeds=3) for i in range(4)]
-    store = Store(tmp_path)
+    store = Store.at(tmp_path)
     for trials in sets:
         finish(store, trials)
     with ThreadPoolExecutor() as pool:  # flock is of an open file, so threads that open it each stand for processes
@@ -210,7 +210,7 @@ def test_two_writers_of_one_table_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
-    store, (trial, _) = Store(tmp_path), plan()
+    store, (trial, _) = Store.at(tmp_path), plan()
     finish(store, [trial], outcome="diverged", loss=math.nan, z_std=math.inf)
     kept = store.trial(trial.fingerprint)
     assert kept is not None
@@ -221,5 +221,5 @@ def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"results folder .*file.* cannot be written"):
-        Store(tmp_path / "file").check_writable()
-    Store(tmp_path / "new" / "folder").check_writable()
+        Store.at(tmp_path / "file").folder.check_writable()
+    Store.at(tmp_path / "new" / "folder").folder.check_writable()

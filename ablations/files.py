@@ -1,0 +1,193 @@
+"""A folder on a disk or in a bucket, as whole files: each is written completely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from ablations.table import UserError
+
+T = TypeVar("T")
+
+BUCKETS = ("s3://", "gs://")
+
+_PATIENCE = 300.0  # seconds that a bucket may be out of reach before that is an error
+_PAUSES = (0.5, 1, 2, 4, 8, 16)  # seconds between two attempts; the last one repeats
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Files by their names under one root.
+
+    Args:
+        uri: an absolute path, or s3://bucket/prefix or gs://bucket/prefix. What pyarrow takes as a query may follow, as
+            ?endpoint_override=http://host:port for a server of one's own.
+    """
+
+    uri: str
+
+    @classmethod
+    def at(cls, place: str | os.PathLike[str]) -> Folder:
+        """The folder of a path or URI as a person writes it. Raises UserError for an unknown kind of URI."""
+        text = os.fspath(place)
+        if text.startswith(BUCKETS):
+            return cls(text.rstrip("/"))
+        if "://" in text:
+            raise UserError(f"'{text}' is of an unknown kind. Known: a path, {', '.join(BUCKETS)}.")
+        try:
+            return cls(str(Path(text).resolve()))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"'{text}' is no folder: {error}") from None
+
+    def __str__(self) -> str:
+        return self.uri.partition("?")[0] if self.bucket else self.uri
+
+    @property
+    def bucket(self) -> bool:
+        return self.uri.startswith(BUCKETS)
+
+    def open(self) -> tuple[Any, str]:
+        """The pyarrow filesystem, and the root in it."""
+        return _filesystem(self.uri) if self.bucket else (fs.LocalFileSystem(), self.uri)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file, or None if it is not there."""
+
+        def attempt() -> bytes | None:
+            files, root = self.open()
+            try:
+                with files.open_input_stream(f"{root}/{name}") as file:
+                    return file.read()
+            except FileNotFoundError:
+                return None
+
+        return self._patiently(attempt)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file. A reader sees what was there before, or all of this."""
+        if not self.bucket:
+            _write_to_disk(Path(self.uri, name), content)
+            return
+
+        def attempt() -> None:
+            files, root = self.open()
+            with files.open_output_stream(f"{root}/{name}") as file:  # a bucket shows an object once it is complete
+                file.write(content)
+
+        self._patiently(attempt)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+
+        def attempt() -> None:
+            files, root = self.open()
+            with contextlib.suppress(FileNotFoundError):
+                files.delete_file(f"{root}/{name}")
+
+        self._patiently(attempt)
+
+    def move(self, name: str, to: str) -> None:
+        """Move a file within the folder, if it is there."""
+        content = self.read(name)
+        if content is not None:
+            self.write(to, content)
+            self.remove(name)
+
+    def exists(self, name: str) -> bool:
+        return self.modified(name) is not None
+
+    def modified(self, name: str) -> int | None:
+        """When a file was written last, in ns since 1970; None if it is not there."""
+
+        def attempt() -> int | None:
+            files, root = self.open()
+            info = files.get_file_info(f"{root}/{name}")
+            return info.mtime_ns if info.type == fs.FileType.File else None
+
+        return self._patiently(attempt)
+
+    def names(self, folder: str) -> list[str]:
+        """The sorted names of the files in a sub-folder, without hidden ones."""
+
+        def attempt() -> list[str]:
+            files, root = self.open()
+            found = files.get_file_info(fs.FileSelector(f"{root}/{folder}", allow_not_found=True))
+            return sorted(f.base_name for f in found if f.type == fs.FileType.File and not f.base_name.startswith("."))
+
+        return self._patiently(attempt)
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a sub-folder with all that is in it, as well as that is possible."""
+        files, root = self.open()
+        with contextlib.suppress(OSError):
+            files.delete_dir(f"{root}/{folder}")
+
+    def check_writable(self) -> None:
+        """Raises UserError if nothing can be written here. It asks once: a wrong name must not cost minutes."""
+        name = f".writable-{os.getpid()}"
+        try:
+            if self.bucket:
+                files, root = self.open()
+                with files.open_output_stream(f"{root}/{name}") as file:
+                    file.write(b"")
+                files.delete_file(f"{root}/{name}")
+            else:
+                self.write(name, b"")
+                self.remove(name)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"The results folder {self} cannot be written: {reason}. Give another with --results."
+            ) from None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process at a time, on a disk. A bucket has no locks."""
+        if self.bucket:
+            yield
+            return
+        Path(self.uri).mkdir(parents=True, exist_ok=True)
+        with open(Path(self.uri, ".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Try until it works: a bucket that is out of reach for minutes must not cost a result."""
+        begun = time.monotonic()
+        for number in range(10**6):
+            try:
+                return attempt()
+            except (OSError, pa.ArrowException):
+                if not self.bucket or time.monotonic() - begun > _PATIENCE:
+                    raise
+                time.sleep(_PAUSES[min(number, len(_PAUSES) - 1)])
+        raise AssertionError
+
+
+@functools.cache
+def _filesystem(uri: str) -> tuple[Any, str]:
+    return fs.FileSystem.from_uri(uri)
+
+
+def _write_to_disk(path: Path, content: bytes) -> None:
+    """Write under a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,188 @@
+"""What a command line asks for: read, checked, and refused with a word on what is there instead."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablations import table as tables
+from ablations.table import Table, Trial, UserError
+from simsiam import config as configs
+from simsiam.config import Runtime
+from simsiam.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from simsiam.data import Source
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_SEEDS_OF_A_VERDICT = 5  # with 3, the interval's half-width is 2.5 standard deviations
+_LOOKS = (3, 5, 10)  # seeds at which --seeds-until-decided judges, before its last
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ablations/run.py", description="Train the rows of the paper's tables.")
+    add = parser.add_argument
+    add("--list", action="store_true", help="list tables, rows and recipes, and exit")
+    add("--table", help="which table, or 'all'")
+    add("--recipe", default="digits", help="which baseline (default: digits)")
+    add("--data", help="folder of the pictures, or s3:// or gs://; digits need none (default: $SIMSIAM_DATA)")
+    add("--rows", help="only these rows, separated by commas")
+    add("--seeds", type=int, help="seeds 0 to N-1 (default: 1, with --claims 5)")
+    add("--claims", action="store_true", help="judge the paper's claims")
+    add("--seeds-until-decided", type=int, metavar="MAX", help="judge, and add seeds where a claim is undecided")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
+    add("--rerun", choices=("stale", "failed"), help="stale: also what other sources gave; failed: only what failed")
+    add("--workers", type=int, default=1, help="workers a trial; never changes a number (default: 1)")
+    add("--loader-processes", type=int, default=0, help="decoding processes a worker (default: 0)")
+    add("--gpus-per-trial", type=float, default=1.0, help="below 1: so much of a GPU and its memory (default: 1)")
+    add("--launcher", choices=("ray", "local"), default="ray", help="local: in this process, without Ray")
+    add("--results", help="folder, or s3:// or gs:// (default: $SIMSIAM_RESULTS, else results/ or ~/simsiam-results)")
+    add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial")
+    add("--plan", action="store_true", help="show what would run and what is there, and exit")
+    return parser
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for, apart from the seeds."""
+
+    tables: list[Table]
+    recipe: str
+    source: Source
+    overrides: dict[str, Any]
+    rows: list[str] | None
+    args: argparse.Namespace
+
+    @property
+    def runtime(self) -> Runtime:
+        return Runtime(
+            data_path=None if self.source.path is None else str(self.source.path),
+            workers=self.args.workers,
+            loader_processes=self.args.loader_processes,
+            gpu_fraction=self.args.gpus_per_trial,
+            keep_checkpoint=self.args.keep_checkpoints,
+        )
+
+    def trials(self, seeds: int, rows: dict[str, list[str]] | None = None) -> list[Trial]:
+        """The trials of all tables; with `rows`, of those rows of each table."""
+        return [
+            self._placed(trial)
+            for table in self.tables
+            for trial in tables.plan(
+                table,
+                recipe=self.recipe,
+                data=self.source.name,
+                train_images=self.source.train_images,
+                overrides=self.overrides,
+                rows=self.rows if rows is None else self._chosen(rows.get(table.name, [])),
+                seeds=seeds,
+            )
+        ]
+
+    def _placed(self, trial: Trial) -> Trial:
+        """A trial with more workers than pictures in a batch is infeasible with these."""
+        workers, images = self.args.workers, trial.config.batch_size
+        if trial.infeasible or workers <= images:
+            return trial
+        reason = f"--workers {workers} share a batch of {images}: one would have no picture. Use at most {images}."
+        return dataclasses.replace(trial, infeasible=reason)
+
+    def _chosen(self, rows: list[str]) -> list[str]:
+        return [row for row in rows if self.rows is None or row in self.rows]
+
+
+def read(args: argparse.Namespace) -> Request:
+    """Raises UserError for what cannot be asked."""
+    if not args.table:
+        raise UserError(f"Name a table with --table. Known: {', '.join(tables.names())}, all.")
+    for option, low, high in (
+        ("seeds", 1, 1000),
+        ("seeds_until_decided", 1, 1000),
+        ("workers", 1, 100_000),
+        ("loader_processes", 0, 1000),
+    ):
+        value = getattr(args, option)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{option.replace('_', '-')} must be {low} to {high}. Got {value} instead.")
+    if args.seeds is not None and args.seeds_until_decided is not None:
+        raise UserError("--seeds and --seeds-until-decided exclude each other. Leave one out.")
+    if not 0 < args.gpus_per_trial <= 1:
+        raise UserError(f"--gpus-per-trial must be above 0 and at most 1. Got {args.gpus_per_trial:g} instead.")
+    if args.gpus_per_trial < 1 and args.workers > 1:
+        raise UserError(
+            f"--gpus-per-trial {args.gpus_per_trial:g} is for one worker: NCCL wants a whole GPU for each of several. "
+            f"Got --workers {args.workers}: leave one of the two out."
+        )
+    if args.launcher == "local" and args.workers > 1:
+        raise UserError(f"--launcher local has one worker. Got --workers {args.workers}: use --launcher ray.")
+    if args.table == "all" and args.rows:
+        raise UserError("--rows is of one table. Got --table all: name one.")
+    asked = tables.names() if args.table == "all" else [args.table]
+    return Request(
+        tables=[tables.get(name) for name in asked],
+        recipe=args.recipe,
+        source=_source(args),
+        overrides=_overrides(args.set),
+        rows=None if args.rows is None else [name.strip() for name in args.rows.split(",")],
+        args=args,
+    )
+
+
+def looks(args: argparse.Namespace) -> list[int]:
+    """The numbers of seeds after which the claims are judged; the last is how many seeds there are at most."""
+    if args.seeds_until_decided:
+        return [n for n in _LOOKS if n < args.seeds_until_decided] + [args.seeds_until_decided]
+    return [args.seeds or (_SEEDS_OF_A_VERDICT if args.claims else 1)]
+
+
+def _overrides(texts: list[str]) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    for name, value in map(_override, texts):
+        if name in overrides:
+            raise UserError(f"--set {name} is given twice. Leave one out.")
+        overrides[name] = value
+    return overrides
+
+
+def _override(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set takes FIELD=VALUE. Got '{text}' instead.")
+    if name in ("data", "seed"):
+        raise UserError(f"--set {name} does not exist: use {'--data' if name == 'data' else '--seeds'}.")
+    try:
+        return name, configs.parse(name, value)
+    except ValueError as error:
+        raise UserError(f"--set {text}: {error}") from None
+
+
+def _source(args: argparse.Namespace) -> Source:
+    from simsiam.data import DataError, locate
+    from simsiam.parquet import BUCKETS
+
+    if args.recipe not in RECIPES:
+        raise UserError(configs.unknown("recipe", args.recipe, RECIPES))
+    path = args.data or (None if args.recipe == "digits" else os.environ.get("SIMSIAM_DATA"))
+    if path is None and args.recipe != "digits":
+        raise UserError(f"Recipe {args.recipe} needs pictures: name their folder with --data or in $SIMSIAM_DATA.")
+    try:
+        return locate(path if path is None or path.startswith(BUCKETS) else Path(path).resolve())
+    except (DataError, OSError, RuntimeError) as error:
+        raise UserError(f"{error}") from None
+
+
+def results_place(given: str | None) -> str:
+    """Where the results lie: a path, or the URI of a bucket.
+
+    Under `ray job submit --working-dir` the repository is a temporary copy, so they must lie elsewhere.
+    """
+    if place := given or os.environ.get("SIMSIAM_RESULTS"):
+        return place
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return str(Path.home() / "simsiam-results")
+    return str(ROOT / "results")

@@ -1,0 +1,219 @@
+"""Pictures as Hugging Face data sets keep them, on a disk or in a bucket: Parquet with encoded pictures and labels.
+
+To read one picture out of Parquet is to decode a whole row group. So a split is copied once a node into an Arrow file,
+which all processes of the node map into memory and share.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from simsiam.pictures import DataError, Pictures
+
+BUCKETS = ("s3://", "gs://")
+
+_COLUMNS = {"image": ("image", "img"), "label": ("label", "labels")}
+_ROWS = 256  # of a batch of the Arrow file
+_AT_ONCE = 16  # files asked at the same time: a bucket answers each after some hundredths of a second
+_ARROW = pa.schema([("image", pa.binary()), ("label", pa.int64())])
+
+
+@dataclass(frozen=True)
+class File:
+    """A Parquet file.
+
+    Args:
+        name: within its folder.
+        size: bytes.
+        modified: ns since 1970.
+    """
+
+    name: str
+    size: int
+    modified: int
+
+
+def splits(place: str) -> dict[str, list[File]]:
+    """The Parquet files of a folder or a bucket, here or in data/: split as it is named there -> its files.
+
+    train.parquet, or train-00000-of-00002.parquet and so on. Raises DataError if some of a split's files are missing.
+    """
+    found: dict[str, list[File]] = {}
+    for file in _listing(place):
+        if match := re.fullmatch(r"(\w+?)(-\d+-of-(\d+).*)?", Path(file.name).stem):
+            found.setdefault(match[1], []).append(file)
+    for split, files in found.items():
+        if len({Path(file.name).parent for file in files}) > 1:
+            raise DataError(f"{place} has split {split} twice, beside data/ and in it. Remove one.")
+        shards = re.search(r"-of-(\d+)", Path(files[0].name).stem)
+        if shards and int(shards[1]) != len(files):
+            raise DataError(f"{place} has {len(files)} of the {int(shards[1])} Parquet files of split {split}.")
+    return found
+
+
+def rows(place: str, files: Sequence[File]) -> int:
+    """How many pictures there are, from the files' footers alone. Raises DataError."""
+
+    def count(file: File) -> int:
+        with _opened(place, file) as parquet:
+            _columns(place, file, parquet)
+            return parquet.metadata.num_rows
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return sum(pool.map(count, files))
+
+
+def content(place: str, file: File) -> bytes:
+    """What is in a file."""
+    files, root = _open(place)
+    with files.open_input_stream(f"{root}/{file.name}") as stream:
+        return stream.read()
+
+
+def remembered(place: str, files: Sequence[File], make: Callable[[], str]) -> str:
+    """What `make` gives, asked once a node for files of a bucket that have not changed since."""
+    if not place.startswith(BUCKETS):
+        return make()
+    memory = _copy_of(place, files).with_suffix(".digest")
+    if not memory.exists():
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = memory.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(make())
+        os.replace(temporary, memory)
+    return memory.read_text()
+
+
+def read(place: str, files: Sequence[File]) -> Pictures:
+    """One split. Raises DataError for what cannot be read."""
+    arrow = pa.ipc.open_file(pa.memory_map(str(_on_this_node(place, files))))
+    batches = [arrow.get_batch(i) for i in range(arrow.num_record_batches)]
+    starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+    firsts = json.loads(arrow.schema.metadata[b"firsts"])  # the number of each file's first picture
+
+    def encoded(i: int) -> bytes:
+        part = int(np.searchsorted(starts, i, side="right")) - 1
+        return batches[part]["image"][i - int(starts[part])].as_py() or b""
+
+    def where(i: int) -> str:
+        part = int(np.searchsorted(firsts, i, side="right")) - 1
+        return f"{place}/{files[part].name}, row {i - firsts[part]}"
+
+    labels = [batch["label"].fill_null(-1).to_numpy() for batch in batches]
+    return Pictures(labels=np.concatenate([np.empty(0, np.int64), *labels]), where=where, encoded=encoded)
+
+
+def cache() -> Path:
+    """The folder of copies on this node's disk: $SIMSIAM_CACHE, or one in the user's home."""
+    return Path(os.environ.get("SIMSIAM_CACHE") or Path.home() / ".cache" / "simsiam-ablations")
+
+
+def _copy_of(place: str, files: Sequence[File]) -> Path:
+    """Where the copy of these files is, or will be."""
+    return cache() / f"{hashlib.sha256(repr((place, list(files))).encode()).hexdigest()[:20]}.arrow"
+
+
+def _on_this_node(place: str, files: Sequence[File]) -> Path:
+    """The Arrow file of a split, made now if no process of this node has made it."""
+    path = _copy_of(place, files)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                _copy(place, files, path)
+    except OSError as error:
+        raise DataError(
+            f"The pictures of {place} cannot be copied into {path.parent}: {error}. Make room, or name another folder "
+            "in $SIMSIAM_CACHE."
+        ) from None
+    return path
+
+
+def _copy(place: str, files: Sequence[File], path: Path) -> None:
+    firsts, copied = [], 0
+    temporary = path.with_suffix(".tmp")
+    with pa.OSFile(str(temporary), "wb") as sink:
+        # The firsts are known once all is copied, and metadata come first: so count before.
+        for file in files:
+            with _opened(place, file) as parquet:
+                firsts.append(copied)
+                copied += parquet.metadata.num_rows
+        with pa.ipc.new_file(sink, _ARROW.with_metadata({"firsts": json.dumps(firsts)})) as writer:
+            for file in files:
+                for batch in _batches(place, file):
+                    writer.write_batch(batch)
+    os.replace(temporary, path)
+
+
+def _batches(place: str, file: File) -> Iterator[pa.RecordBatch]:
+    with _opened(place, file) as parquet:
+        image, label = _columns(place, file, parquet)
+        try:
+            for batch in parquet.iter_batches(_ROWS, columns=[image, label], use_threads=False):
+                pictures, labels = batch[image], batch[label]
+                if pa.types.is_struct(pictures.type):
+                    pictures = pictures.field("bytes")
+                if not pa.types.is_integer(labels.type):
+                    raise ValueError(f"the labels must be whole numbers; they are {labels.type}")
+                yield pa.record_batch([pictures.cast(pa.binary()), labels.cast(pa.int64())], schema=_ARROW)
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{place}/{file.name} cannot be read: {error}") from None
+
+
+def _opened(place: str, file: File) -> pq.ParquetFile:
+    files, root = _open(place)
+    try:
+        return pq.ParquetFile(f"{root}/{file.name}", filesystem=files)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{place}/{file.name} is no readable Parquet file: {error}") from None
+
+
+def _columns(place: str, file: File, parquet: pq.ParquetFile) -> tuple[str, str]:
+    """The names of the image and the label column."""
+    names, found = parquet.schema_arrow.names, []
+    for what, known in _COLUMNS.items():
+        column = next((name for name in known if name in names), None)
+        if column is None:
+            raise DataError(
+                f"{place}/{file.name} has no {what} column. Known names: {', '.join(known)}. Its columns: "
+                f"{', '.join(names)}."
+            )
+        found.append(column)
+    return found[0], found[1]
+
+
+def _listing(place: str) -> list[File]:
+    files, root = _open(place)
+    found = []
+    for folder in ("", "data/"):
+        selector = fs.FileSelector(f"{root}/{folder}".rstrip("/"), allow_not_found=True)
+        for info in files.get_file_info(selector):
+            if info.type == fs.FileType.File and info.base_name.endswith(".parquet"):
+                found.append(File(folder + info.base_name, info.size, info.mtime_ns or 0))
+    return sorted(found, key=lambda file: file.name)
+
+
+@functools.cache
+def _open(place: str) -> tuple[Any, str]:
+    """The pyarrow filesystem of a place, and the root in it."""
+    if not place.startswith(BUCKETS):
+        return fs.LocalFileSystem(), place
+    try:
+        return fs.FileSystem.from_uri(place)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{place} cannot be opened: {error}") from None
