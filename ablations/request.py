@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--gpus-per-trial", type=float, default=1.0, help="below 1: so much of a GPU and its memory (default: 1)")
     add("--launcher", choices=("ray", "local"), default="ray", help="local: in this process, without Ray")
     add("--results", help="folder, or s3:// or gs:// (default: $SIMSIAM_RESULTS, else results/ or ~/simsiam-results)")
+    add("--checkpoint-seconds", type=float, default=30.0, help="between two checkpoints of a trial (default: 30)")
     add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial")
     add("--plan", action="store_true", help="show what would run and what is there, and exit")
     return parser
@@ -65,6 +66,7 @@ class Request:
             workers=self.args.workers,
             loader_processes=self.args.loader_processes,
             gpu_fraction=self.args.gpus_per_trial,
+            checkpoint_seconds=self.args.checkpoint_seconds,
             keep_checkpoint=self.args.keep_checkpoints,
         )
 
@@ -111,6 +113,8 @@ def read(args: argparse.Namespace) -> Request:
             raise UserError(f"--{option.replace('_', '-')} must be {low} to {high}. Got {value} instead.")
     if args.seeds is not None and args.seeds_until_decided is not None:
         raise UserError("--seeds and --seeds-until-decided exclude each other. Leave one out.")
+    if not args.checkpoint_seconds >= 0:
+        raise UserError(f"--checkpoint-seconds must be at least 0. Got {args.checkpoint_seconds:g} instead.")
     if not 0 < args.gpus_per_trial <= 1:
         raise UserError(f"--gpus-per-trial must be above 0 and at most 1. Got {args.gpus_per_trial:g} instead.")
     if args.gpus_per_trial < 1 and args.workers > 1:

@@ -17,7 +17,7 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 ARROWS = {
     "run": {"request", "table", "store", "progress", "report", "verdict", "launch", "launch_local"},
     "request": {"table"},
-    "launch": {"files", "placement", "trial", "store", "progress", "table"},
+    "launch": {"launch", "files", "placement", "trial", "store", "progress", "table"},
     "placement": {"table"},
     "launch_local": {"trial", "store", "progress", "table"},
     "progress": {"table"},
@@ -55,7 +55,7 @@ def test_imports_follow_the_arrows(file: Path) -> None:
         if room[-1] != "parquet":
             assert "pyarrow" not in packages(file)
         return
-    assert ("ray" in packages(file)) == (room[1] == "launch")
+    assert room[1] == "launch" or "ray" not in packages(file)
     if room[1] not in ("store", "files"):
         assert "pyarrow" not in packages(file)
     ours = {name.split(".")[1] for name in imported(file) if name.startswith("ablations.")}

@@ -1,0 +1,26 @@
+"""The plan on Ray: one TorchTrainer a trial, under one Tuner. The only room here that imports ray.
+
+Tune is asked for little: to start each trial once, a few at a time. What is done stands in the store, what is half
+done in a checkpoint, so a run that was killed goes on from a fresh Tuner.
+"""
+
+from __future__ import annotations
+
+import os
+
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Train takes one report of an epoch in each of these
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output cannot be silenced
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is run.py's to handle
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+from ablations.launch.tuner import launch  # noqa: E402  (Ray reads its environment when it is imported)
+
+__all__ = ["ENVIRONMENT", "launch"]

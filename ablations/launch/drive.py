@@ -1,0 +1,138 @@
+"""What runs in a trial's driver and in its workers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from typing import Any, cast
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train.v2._internal.exceptions import RayTrainError, WorkerGroupStartupTimeoutError
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from ablations import placement
+from ablations import trial as trials
+from ablations.files import Folder
+from ablations.launch import cluster
+from ablations.store import FAILED, Store, unfinished
+from simsiam import distributed
+from simsiam.config import Config, Runtime, fingerprint
+from simsiam.loader import Decoded
+
+RETRIES = 5  # of a trial whose workers die before they have got further than the time before
+PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # that a worker group waits for its place
+
+_REPORT_SECONDS = 2.0  # between two epochs that a trial tells of
+
+_train: Any = ray.train  # its type hints are those of Train V1
+
+Job = dict[str, Any]  # what a trial's driver and its workers are told, in plain values
+
+
+def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
+    """One trial's driver: its workers train and evaluate, and it puts their result into the store.
+
+    What dies is started again from the last checkpoint, as often as it gets further in between; a worker group that
+    finds no place, with the workers that fit.
+    """
+    job: Job = params["job"]
+    os.environ[PATIENCE] = str(job["patience"])
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(job["notices"]))  # a process more for each trial
+    config, runtime, store = Config(**job["config"]), Runtime(**job["runtime"]), Store.at(job["results"])
+    checkpoint = store.checkpoint(fingerprint(config))
+    job["pictures"] = pictures[config.train_images]
+    workers, failures, reached = runtime.workers, 0, checkpoint.modified()
+    for attempt in itertools.count():
+        try:
+            result, curve = _fit(job, workers, f"{fingerprint(config)}-{attempt}").return_value
+            store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
+            return
+        except _train.TrainingFailedError as error:
+            if _found_no_place(error):
+                workers = min(runtime.workers, placement.slots(cluster.nodes()[0], cluster.ask(runtime))) or workers
+                continue
+            before, reached = reached, checkpoint.modified()
+            failures = 1 if reached != before else failures + 1
+            cause = _cause(error)
+            if failures > RETRIES or _hopeless(cause):
+                message = trials.failure(cause, workers, runtime.gpu_fraction)
+                store.write_failure(unfinished(config, FAILED, message))
+                return
+
+
+def _fit(job: Job, workers: int, name: str) -> Any:
+    """Train's result of one worker group, from its start to its end."""
+    files, root = Folder(job["results"]).open()
+    trainer = _train.torch.TorchTrainer(
+        _work,
+        train_loop_config=job,
+        scaling_config=_train.ScalingConfig(
+            num_workers=workers, use_gpu="GPU" in job["resources"], resources_per_worker=job["resources"]
+        ),
+        run_config=_train.RunConfig(
+            name=name,
+            storage_path=f"{root}/{job['scratch']}",
+            storage_filesystem=files,
+            failure_config=_train.FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            callbacks=[TuneReportCallback()],
+            logging_config=_train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    return trainer.fit()
+
+
+def _work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
+    """One worker of a trial. Its progress goes through Train to Tune, at most every few seconds."""
+    config, device = Config(**job["config"]), ray.train.torch.get_device()
+    runtime = Runtime(**(job["runtime"] | {"device": str(device)}))
+    if device.type == "cuda" and distributed.world_size() > 1:
+        node, gpu = ray.get_runtime_context().get_node_id(), str(torch.cuda.get_device_properties(device).uuid)
+        placement.check_devices(distributed.everyone((node, gpu)))
+    told, noticed = time.monotonic(), False
+
+    def on_epoch(line: trials.Result) -> None:
+        nonlocal told
+        if distributed.agree(time.monotonic() - told > _REPORT_SECONDS, device):
+            told = time.monotonic()
+            ray.train.report(line)
+
+    def hurry() -> bool:
+        """Whether the cloud has just said that it takes one of these nodes away."""
+        nonlocal noticed
+        first = job["notices"] and not noticed and _train.get_preemption_info() is not None
+        noticed = noticed or first
+        return first
+
+    return trials.run(
+        config,
+        runtime,
+        decoded=cast("Decoded | None", ray.get(job["pictures"])),
+        place=Store.at(job["results"]).checkpoint(fingerprint(config)),
+        on_epoch=on_epoch,
+        hurry=hurry,
+    )
+
+
+def _found_no_place(error: Exception) -> bool:
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def _hopeless(cause: BaseException) -> bool:
+    """Whether the next attempt would end in the same way: memory does not grow, and a wrong value stays wrong.
+
+    What a dead neighbour or a lost node leads to are RuntimeErrors, OSErrors and errors of Ray's own.
+    """
+    if isinstance(cause, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return not isinstance(cause, (RuntimeError, OSError, ray.exceptions.RayError, RayTrainError))
+
+
+def _cause(error: Exception) -> BaseException:
+    """The exception of the first worker that failed, as it was raised there."""
+    failures = getattr(error, "worker_failures", None)
+    cause = next(iter(failures.values())) if failures else error
+    return getattr(cause, "cause", None) or getattr(cause, "_base_exc", None) or cause

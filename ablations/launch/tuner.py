@@ -1,0 +1,118 @@
+"""All trials of a command, a few at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
+
+from ablations import placement
+from ablations import trial as trials
+from ablations.launch import cluster
+from ablations.launch.drive import PATIENCE, drive
+from ablations.progress import Progress
+from ablations.store import FAILED, Store, unfinished
+from ablations.table import Trial
+from simsiam.config import Config, Runtime, fingerprint
+
+DRIVERS = 6  # of one trial, one after the other as they die
+
+_SECONDS, _CLOUD_SECONDS = 60, 900  # that a worker group waits for its place; an autoscaler has nodes to start
+
+
+def launch(
+    todo: Sequence[Trial], runtime: Runtime, store: Store, progress: Progress, on_done: Callable[[], None]
+) -> None:
+    """Run trials of different fingerprints, keep each result in the store, and call `on_done` after each.
+
+    One trial's exception does not stop the others. Raises UserError if the cluster cannot hold one trial, or if its
+    nodes do not see the results or the data.
+    """
+    scratch = f".ray/{uuid.uuid4().hex}"  # Ray wants a place that all nodes see
+    cluster.connect()
+    try:
+        ask = cluster.ask(runtime)
+        there, possible, head_bytes = cluster.nodes()
+        concurrent = placement.concurrent(there, possible, ask, head_bytes)
+        print(f"Placement: {ask} a trial, {concurrent} trials at once.", flush=True)
+        decoded = trials.shared(runtime, [trial.config for trial in todo])
+        cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
+        jobs = [
+            {
+                "config": dataclasses.asdict(trial.config),
+                "runtime": dataclasses.asdict(runtime),
+                "resources": dict(ask.worker),
+                "results": store.folder.uri,
+                "scratch": scratch,
+                "patience": os.environ.get(PATIENCE) or (_CLOUD_SECONDS if possible else _SECONDS),
+                "notices": bool(possible) or len(there) > 1,
+            }
+            for trial in todo
+        ]
+        # One copy a node, which its workers map into memory.
+        pictures = {images: ray.put(each) for images, each in decoded.items()}
+        files, root = store.folder.open()
+        tuner = tune.Tuner(
+            # The driver stands on the head with next to nothing: it must never hold what its workers wait for.
+            tune.with_resources(tune.with_parameters(drive, pictures=pictures), {"node:__internal_head__": 0.001}),
+            param_space={"job": tune.grid_search(jobs)},
+            tune_config=tune.TuneConfig(max_concurrent_trials=concurrent),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=f"{root}/{scratch}",
+                storage_filesystem=files,
+                failure_config=tune.FailureConfig(max_failures=DRIVERS - 1),
+                callbacks=[_Watch(store, progress, on_done)],
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+    finally:
+        ray.shutdown()
+        store.folder.remove_folder(scratch)
+
+
+class _Watch(TrialProgressCallback):
+    """Tells of Tune's trials as they go, in place of Tune's own lines. Runs in run.py's process."""
+
+    def __init__(self, store: Store, progress: Progress, on_done: Callable[[], None]) -> None:
+        super().__init__()
+        self._store, self._progress, self._on_done = store, progress, on_done
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks into a state that nothing here reads back
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._progress.start(fingerprint(_config(trial)))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "epoch" in result:
+            self._progress.epoch(fingerprint(_config(trial)), result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._finish(trial, "The trial's driver ended without a result.")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._finish(trial, f"The trial's driver died {DRIVERS} times.")
+
+    def _finish(self, trial: Any, reason: str) -> None:
+        config = _config(trial)
+        name = fingerprint(config)
+        result = self._store.failure(name) or self._store.trial(name)  # a failure there is the last attempt's
+        if result is None:
+            result = unfinished(config, FAILED, reason)
+            self._store.write_failure(result)
+        self._progress.finish(name, result)
+        self._on_done()
+
+
+def _config(trial: Any) -> Config:
+    return Config(**trial.config["job"]["config"])

@@ -1,0 +1,209 @@
+"""Results and pictures in a bucket, of a real S3 server on this machine (moto's)."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import tiny
+from moto.server import ThreadedMotoServer
+from test_data import assert_holds, write_parquet
+
+from ablations import files, results, run
+from ablations.files import Folder
+from ablations.store import Store
+from ablations.table import UserError
+from simsiam import data, parquet
+from simsiam.data import DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ThreadedMotoServer]:
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield server
+    server.stop()
+
+
+@pytest.fixture
+def folder(server: ThreadedMotoServer, request: pytest.FixtureRequest) -> Folder:
+    return Folder.at(f"s3://bucket/{abs(hash(request.node.name))}/deep")
+
+
+def upload(path: Path, prefix: str) -> str:
+    client = boto3.client("s3")
+    for file in path.rglob("*"):
+        if file.is_file():
+            client.put_object(
+                Bucket="bucket", Key=f"{prefix}/{file.relative_to(path).as_posix()}", Body=file.read_bytes()
+            )
+    return f"s3://bucket/{prefix}"
+
+
+def behaves(folder: Folder) -> None:
+    """What every folder does, whatever it lies on."""
+    assert folder.read("a/x") is None
+    assert folder.names("a") == []
+    folder.write("a/x", b"one")
+    folder.write("a/x", b"two")
+    folder.write("a/.hidden", b"")
+    folder.write("a/y", b"")
+    assert folder.read("a/x") == b"two"
+    assert folder.names("a") == ["x", "y"]
+    assert folder.exists("a/x")
+    assert not folder.exists("a")
+    folder.move("a/x", "b/z")
+    folder.move("a/x", "b/other")
+    assert (folder.read("a/x"), folder.read("b/z"), folder.read("b/other")) == (None, b"two", None)
+    folder.remove("b/z")
+    folder.remove("b/z")
+    folder.remove_folder("a")
+    folder.remove_folder("a")
+    assert folder.names("a") == folder.names("b") == []
+
+
+def test_a_bucket_behaves_as_a_disk_does(folder: Folder, tmp_path: Path) -> None:
+    behaves(Folder.at(tmp_path))
+    behaves(folder)
+    content = bytes(range(256)) * 80_000  # 20 MB: sent in parts
+    folder.write("large", content)
+    assert folder.read("large") == content
+
+
+def test_the_endpoint_may_stand_in_the_uri(server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    host, port = server.get_host_and_port()
+    folder = Folder.at(f"s3://bucket/by-uri?scheme=http&endpoint_override={host}:{port}")
+    behaves(folder)
+    assert str(folder) == "s3://bucket/by-uri"
+
+
+def test_an_unknown_kind_of_place_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"hdfs://x.*Known: a path, s3://, gs://"):
+        Folder.at("hdfs://x/y")
+
+
+def test_a_bucket_that_is_not_there_is_refused_at_once(
+    server: ThreadedMotoServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--launcher", "local", "--results", "s3://nowhere/x"]
+    assert run.main(command) == 2
+    assert "The results folder s3://nowhere/x cannot be written" in capsys.readouterr().err
+
+
+def test_a_table_in_a_bucket(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--launcher", "local", "--results", folder.uri]
+    assert run.main(command) == 0
+    out = capsys.readouterr().out.strip().splitlines()
+    assert out[0] == f"Results: {folder.uri}"
+    assert out[-1] == f"Results: {folder.uri}: stop_gradient.parquet"
+    table = results.load("stop_gradient", root=folder.uri)
+    assert len(table) == 2
+    assert len(results.curves("stop_gradient", root=folder.uri)) == 4
+    assert folder.names("checkpoints") == []
+    ended = list(table.ended)
+    assert run.main(command) == 0
+    assert list(results.load("stop_gradient", root=folder.uri).ended) == ended
+
+
+def test_results_default_to_the_environments_bucket(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIMSIAM_RESULTS", folder.uri)
+    assert run.main(["--table", "stop_gradient", "--plan"]) == 0
+    assert f"Results: {folder.uri}" in capsys.readouterr().out
+
+
+def test_a_bucket_out_of_reach_for_a_while_loses_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_PAUSES", (0.1,))
+    monkeypatch.setattr(files, "_PATIENCE", 60)
+    folder.write("before", b"1")
+    attempts, back = [], threading.Event()
+    real = files._filesystem
+
+    class Gone:
+        """Every call fails as one does whose server does not answer."""
+
+        def __getattr__(self, name: str) -> None:
+            attempts.append(name)
+            raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 7")
+
+    monkeypatch.setattr(files, "_filesystem", lambda uri: real(uri) if back.is_set() else (Gone(), "bucket"))
+    timer = threading.Timer(1.0, back.set)
+    timer.start()
+    assert folder.read("before") == b"1"
+    assert len(attempts) > 3
+    back.clear()
+    threading.Timer(0.5, back.set).start()
+    Store(folder).checkpoint("x").write(b"2")
+    assert Store(folder).checkpoint("x").read() == b"2"
+    back.clear()
+    monkeypatch.setattr(files, "_PATIENCE", 0.3)
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        folder.read("before")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    write_parquet(tmp_path / "here" / "train-00000-of-00002.parquet", range(3))
+    write_parquet(tmp_path / "here" / "train-00001-of-00002.parquet", range(3, 5))
+    write_parquet(tmp_path / "here" / "data" / "test.parquet", range(7, 9))
+    return tmp_path / "here"
+
+
+def test_pictures_in_a_bucket_are_those_of_the_folder(
+    server: ThreadedMotoServer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path / "cache"))
+    uri = upload(pictures, "same")
+    source = data.locate(uri)
+    assert source.name == data.locate(pictures).name
+    assert (source.train_images, source.test_images) == (5, 2)
+    assert_holds(data.read(source, "train"), range(5))
+    assert_holds(data.read(source, "test"), range(7, 9))
+    assert data.read(source, "train").where(4) == f"{uri}/train-00001-of-00002.parquet, row 1"
+
+
+def test_a_node_reads_a_bucket_once(
+    server: ThreadedMotoServer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path / "cache"))
+    uri = upload(pictures, "once")
+    read = []
+    batches, content = parquet._batches, parquet.content
+    monkeypatch.setattr(parquet, "_batches", lambda place, file: read.append(file.name) or batches(place, file))
+    monkeypatch.setattr(parquet, "content", lambda place, file: read.append(file.name) or content(place, file))
+    data.read(data.locate(uri), "train")
+    assert sorted(read) == [
+        "data/test.parquet",
+        *["train-00000-of-00002.parquet"] * 2,
+        *["train-00001-of-00002.parquet"] * 2,
+    ]
+    data.read(data.locate(uri), "train")
+    assert len(read) == 5
+    shutil.rmtree(tmp_path / "cache")
+    data.read(data.locate(uri), "train")
+    assert len(read) == 10
+
+
+def test_a_bucket_without_pictures_is_refused(server: ThreadedMotoServer) -> None:
+    with pytest.raises(DataError, match=r"s3://bucket/nothing holds nothing that can be read"):
+        data.locate("s3://bucket/nothing")
+    with pytest.raises(DataError, match="no-such-bucket"):
+        data.locate("s3://no-such-bucket/x")
