@@ -1,0 +1,61 @@
+"""Submit run.py to a running Ray from this checkout: python ablations/submit.py --table batch_size --recipe imagenet
+
+It is `ray job submit --working-dir`, after a look at what that would upload: Ray refuses too much only when it has
+packed and sent it. The address is Ray's own to find: RAY_API_SERVER_ADDRESS, or this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_LARGEST = 5  # entries named to someone who would upload too much
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: what run.py takes. Returns 2 where nothing was submitted, else the job's exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if complaint := too_much(ROOT):
+        print(f"error: {complaint}", file=sys.stderr)
+        return 2
+    ray = shutil.which("ray", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if ray is None:
+        print("error: the command `ray` is not installed. Run: pip install -e .", file=sys.stderr)
+        return 2
+    command = ["job", "submit", "--working-dir", str(ROOT), "--", "python", "ablations/run.py", *arguments]
+    return os.spawnv(os.P_WAIT, ray, [ray, *command])
+
+
+def too_much(root: Path, limit: int | None = None) -> str | None:
+    """Why a folder cannot be uploaded, with what to exclude; None if it can.
+
+    Args:
+        limit: bytes; None for Ray's own.
+    """
+    from ray._private.runtime_env import packaging
+
+    sizes: Counter[Path] = Counter()
+
+    def add(path: Path) -> None:
+        if path.is_file():
+            top = path.relative_to(root).parts
+            sizes[Path(*top[:2]) if len(top) > 2 else Path(*top)] += path.stat().st_size
+
+    packaging._dir_travel(root, [], add, include_gitignore=True)
+    limit = packaging.GCS_STORAGE_MAX_SIZE if limit is None else limit
+    if sizes.total() < limit:
+        return None
+    largest = ", ".join(f"{path} ({size / 1e6:.0f} MB)" for path, size in sizes.most_common(_LARGEST))
+    return (
+        f"{root} would upload {sizes.total() / 1e6:.0f} MB, and Ray takes less than {limit / 1e6:.0f} MB. Name what is "
+        f"not needed in .rayignore. The largest: {largest}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""run.py as a job of a running Ray: exit status, logs and Parquet arrive."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+
+from ablations import request, submit
+from ablations.store import Store
+from simsiam import checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+RAY = str(Path(sys.executable).parent / "ray")
+
+pytestmark = pytest.mark.timeout(600)
+
+TABLE = ["--table", "stop_gradient", "--seeds", "2", *tiny.OVERRIDES]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[dict[str, str]]:
+    """The environment in which `ray job submit` finds a head of its own, started from the checkout."""
+    port, dashboard = free_port(), free_port()
+    # Of its own, with a short name: sockets are in it.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment |= {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "HOME": folder}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        options = [f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", f"--temp-dir={folder}"]
+        options += ["--object-store-memory=100000000", "--disable-usage-stats"]
+        options += [f"--dashboard-agent-listen-port={free_port()}"]
+        process = subprocess.Popen(
+            [RAY, "start", "--head", "--block", *options],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        address = f"http://127.0.0.1:{dashboard}"
+        wait_for(f"{address}/api/version")
+        yield environment | {"RAY_API_SERVER_ADDRESS": address}
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def wait_for(url: str) -> None:
+    limit = time.monotonic() + 90
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < limit, f"nothing answers at {url}"
+            time.sleep(0.5)
+
+
+def submitted(head: dict[str, str], *arguments: str, working_dir: bool = True) -> subprocess.CompletedProcess[str]:
+    options = ["--working-dir", "."] if working_dir else []
+    command = [RAY, "job", "submit", *options, "--", "python", "ablations/run.py", *arguments]
+    limit = time.monotonic() + 60
+    while True:
+        done = subprocess.run(command, cwd=ROOT, env=head, capture_output=True, text=True, check=False)
+        if "No available agent" not in done.stderr or time.monotonic() > limit:  # the head has only just started
+            return done
+        time.sleep(1)
+
+
+def test_a_job_brings_its_status_its_log_and_its_table(head: dict[str, str]) -> None:
+    done = submitted(head, *TABLE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lasting = Path(head["HOME"]) / "simsiam-results"
+    lines = [line for line in done.stdout.splitlines() if line.startswith("Results: ")]
+    assert lines == [f"Results: {lasting}", f"Results: {lasting}: stop_gradient.parquet"]
+    table = pd.read_parquet(lasting / "stop_gradient.parquet")
+    assert len(table) == 4
+    assert "collapsed" in set(table.outcome)  # which is no failure
+    assert table.outcome.isin(["finished", "collapsed"]).all()
+
+
+@pytest.mark.slow
+def test_a_failed_row_is_a_failed_job(head: dict[str, str], tmp_path: Path) -> None:
+    arguments = [*TABLE, "--results", str(tmp_path)]
+    trial, *_ = request.read(request.parser().parse_args(arguments)).trials(seeds=2)
+    content = checkpoint.pack(tiny.config(seed=99), {})
+    Store.at(tmp_path).checkpoint(trial.fingerprint).write(content)  # of another Config: its trial raises
+    done = submitted(head, *arguments)
+    assert done.returncode == 1
+    assert f"Failed: {trial.fingerprint}: WrongCheckpointError" in done.stdout
+    outcomes = list(pd.read_parquet(tmp_path / "stop_gradient.parquet").outcome)
+    assert outcomes.count("failed") == 1
+    assert len(outcomes) == 4
+
+
+@pytest.mark.slow
+def test_a_head_started_from_the_checkout_needs_no_upload(head: dict[str, str], tmp_path: Path) -> None:
+    done = submitted(head, *TABLE, "--results", str(tmp_path), working_dir=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(pd.read_parquet(tmp_path / "stop_gradient.parquet")) == 4
+
+
+def test_too_large_an_upload_is_named_with_what_to_exclude(tmp_path: Path) -> None:
+    (tmp_path / "data" / "images" / "deep").mkdir(parents=True)
+    (tmp_path / "data" / "images" / "deep" / "x.bin").write_bytes(bytes(3_000_000))
+    (tmp_path / "small.py").write_text("x = 1\n")
+    (tmp_path / "ignored").mkdir()
+    (tmp_path / "ignored" / "y.bin").write_bytes(bytes(9_000_000))
+    (tmp_path / ".rayignore").write_text("ignored/\n")
+    complaint = submit.too_much(tmp_path, limit=2_000_000)
+    assert complaint is not None
+    assert "would upload 3 MB, and Ray takes less than 2 MB" in complaint
+    assert "The largest: data/images (3 MB)" in complaint
+    assert "ignored" not in complaint
+    assert submit.too_much(tmp_path, limit=4_000_000) is None
+
+
+def test_this_checkout_is_small_enough(tmp_path: Path) -> None:
+    assert submit.too_much(ROOT, limit=10_000_000) is None
+
+
+def test_nothing_is_submitted_where_the_upload_is_too_large(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.setattr(submit, "ROOT", tmp_path)
+    monkeypatch.setattr("ray._private.runtime_env.packaging.GCS_STORAGE_MAX_SIZE", 10)
+    assert submit.main(["--table", "stop_gradient"]) == 2
+    assert "pyproject.toml" in capsys.readouterr().err
