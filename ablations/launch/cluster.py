@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.state import state as ray_state  # there is no public way to the autoscaler's limits
+import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ablations
 import simsiam
-from ablations import placement
 from ablations.files import BUCKETS
 from ablations.launch import ENVIRONMENT
+from ablations.placement import Ask, Nodes
 from ablations.store import Store
 from ablations.table import UserError
 from simsiam.config import Runtime
-
-_UNBOUNDED = 10**6  # nodes of a kind that the autoscaler has no limit for
 
 
 def connect() -> None:
@@ -53,7 +51,7 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def ask(runtime: Runtime) -> placement.Ask:
+def ask(runtime: Runtime) -> Ask:
     """One CPU for training and one for each loader process; where there are GPUs, one of them or a share of it."""
     worker = {"CPU": 1.0 + runtime.loader_processes}
     there, possible, _ = nodes()
@@ -61,21 +59,38 @@ def ask(runtime: Runtime) -> placement.Ask:
         worker["GPU"] = runtime.gpu_fraction
     elif runtime.gpu_fraction != 1:
         raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs GPUs; the cluster has none. Leave it out.")
-    return placement.Ask(runtime.workers, worker)
+    return Ask(runtime.workers, worker)
 
 
-def nodes() -> tuple[list[placement.Nodes], list[placement.Nodes], float]:
+def nodes() -> tuple[list[Nodes], list[Nodes], float]:
     """The nodes that are there, those that the autoscaler could make of them (none without one), the head's memory."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    there = [placement.Nodes(1, resources) for resources in alive]
-    config = ray_state.get_cluster_config()
-    groups = config.node_group_configs if config else []
-    possible = [
-        placement.Nodes(group.max_count if group.max_count >= 0 else _UNBOUNDED, dict(group.resources))
-        for group in groups
-    ]
     head = next(resources for resources in alive if "node:__internal_head__" in resources)
-    return there, possible, head.get("memory", 0.0)
+    return [Nodes(1, resources) for resources in alive], _possible(), head.get("memory", 0.0)
+
+
+def _possible() -> list[Nodes]:
+    """The autoscaler's maximum. Ray does not tell it to programs.
+
+    `ray up` leaves the cluster's file on the head. Elsewhere the variable SIMSIAM_NODES says it, as JSON:
+    [{"count": 8, "resources": {"CPU": 8, "GPU": 1}}].
+    """
+    if text := os.environ.get("SIMSIAM_NODES"):
+        try:
+            return [Nodes(int(kind["count"]), dict(kind["resources"])) for kind in json.loads(text)]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f'SIMSIAM_NODES must be like [{{"count": 8, "resources": {{"CPU": 8}}}}]. Got {text} instead ({error}).'
+            ) from None
+    file = Path.home() / "ray_bootstrap_config.yaml"
+    if not file.exists():
+        return []
+    config = yaml.safe_load(file.read_text())
+    most = config.get("max_workers", 0)
+    return [
+        Nodes(1 if name == config.get("head_node_type") else kind.get("max_workers", most), kind.get("resources", {}))
+        for name, kind in config.get("available_node_types", {}).items()
+    ]
 
 
 def check_that_nodes_see(store: Store, scratch: str, data_path: str | None) -> None:
