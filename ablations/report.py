@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ablations import provenance
 from ablations import table as tables
 from ablations.progress import duration
 from ablations.store import Store
@@ -32,7 +33,8 @@ def results(table: Table, lines: Sequence[Result]) -> str:
         if seeds := [line for line in lines if line["row"] == row.name]:
             paper = "-" if row.paper is None else f"{row.paper:.1f}"
             ours = (spread(seeds, name, digits) for _, name, digits in numbers)
-            cells.append((row.name, paper, *ours, _outcomes(seeds), _time(seeds)))
+            stale = ", stale" if any(line["sources"] != provenance.sources() for line in seeds) else ""
+            cells.append((row.name, paper, *ours, _outcomes(seeds) + stale, _time(seeds)))
     text = [
         f"{table.title} ({table.section}). Linear and kNN top-1 in per cent, time a trial.",
         "",

@@ -131,9 +131,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "diff":
             print(diff(*args.fingerprints, root=args.results))
         else:
+            if args.looks < 1:
+                raise UserError(f"--looks must be at least 1. Got {args.looks} instead.")
             found = claims(
                 args.recipe, overrides=args.overrides, looks=args.looks, names=args.tables or None, root=args.results
             )
+            if not found:
+                of = f" with --overrides '{args.overrides}'" if args.overrides else ""
+                raise UserError(f"{_store(args.results).folder} has no results of recipe {args.recipe}{of}.")
             print(report.claims(found))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

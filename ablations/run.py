@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a disk that is full, a bucket that stays out of reach
+        print(f"error: {error}. Finished trials are kept; the same command goes on from here.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted. Finished trials are kept; the same command goes on from here.", flush=True)
         return 130
@@ -139,6 +142,8 @@ def _launch(request: Request, todo: list[Trial], store: Store, on_done: Callable
         raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
     with Progress(todo) as progress:
         launch(todo, request.runtime, store, progress, on_done)
+    if lost := [trial.name for trial in todo if store.result(trial) is None]:
+        raise OSError(f"{store.folder} did not take what became of {', '.join(lost)}")
 
 
 class _Rebuild:
@@ -154,7 +159,11 @@ class _Rebuild:
     def __call__(self, at_once: bool = False) -> None:
         begun = time.monotonic()
         if at_once or begun > self._next:
-            self._store.rebuild(self._trials)
+            try:
+                self._store.rebuild(self._trials)
+            except OSError:
+                if at_once:  # else the trials matter more: the last rebuild has all that they came to
+                    raise
             took = time.monotonic() - begun
             self._next = time.monotonic() + max(_REBUILD_SECONDS, 9 * took)
 

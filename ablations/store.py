@@ -5,6 +5,7 @@ A trial is done when trials/<fingerprint>.parquet is there. A failure is kept ap
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import io
@@ -189,7 +190,9 @@ class Store:
             self.checkpoint(fingerprint).remove()
 
     def write_failure(self, result: Result) -> None:
-        self.folder.write(_failed(result["fingerprint"]), _parquet(TRIAL, [result]))
+        """Keep what became of a trial that failed, if that is possible: on a full disk, this is lost first."""
+        with contextlib.suppress(OSError):
+            self.folder.write(_failed(result["fingerprint"]), _parquet(TRIAL, [result]))
 
     def table(self, name: str) -> list[Result]:
         """The lines of results/<table>.parquet; none if it is not there."""

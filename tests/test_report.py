@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ablations import progress, report
+from ablations import progress, provenance, report
 from ablations import table as tables
 
 
@@ -16,13 +16,14 @@ def line(row: str, **values: Any) -> dict[str, Any]:
     empty = dict.fromkeys(
         ("linear_top1", "knn_top1", "knn_top1_init", "z_std", "effective_rank", "wall_seconds", "message")
     )
-    return {"row": row, "outcome": "finished", "knn_top1_pixels": None, **empty, **values}
+    usual = {"outcome": "finished", "knn_top1_pixels": None, "sources": provenance.sources()}
+    return {"row": row, **usual, **empty, **values}
 
 
 def test_a_table_reads_like_the_papers() -> None:
     lines = [
         line("with", linear_top1=90.0, wall_seconds=60.0, knn_top1_pixels=97.78),
-        line("with", linear_top1=92.0, wall_seconds=62.0, knn_top1_pixels=97.78),
+        line("with", linear_top1=92.0, wall_seconds=62.0, knn_top1_pixels=97.78, sources="older"),
         line("without", outcome="collapsed", linear_top1=10.0, wall_seconds=3700.0),
         line("without", outcome="failed", message="it broke", linear_top1=math.nan),
     ]
@@ -33,7 +34,7 @@ def test_a_table_reads_like_the_papers() -> None:
         if cells[1:]
     }
     assert rows["row"] == ["paper", "ours", "kNN", "untrained", "z_std", "rank", "outcome", "time"]
-    assert rows["with"] == ["67.7", "91.0 ± 1.4", "-", "-", "-", "-", "finished", "1:01"]
+    assert rows["with"] == ["67.7", "91.0 ± 1.4", "-", "-", "-", "-", "finished, stale", "1:01"]
     assert rows["without"] == ["0.1", "10.0", "-", "-", "-", "-", "1 collapsed, 1 failed", "1:01:40"]
     assert "without: it broke" in text
     assert "kNN on the raw pixels: 97.8 %." in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from ablations import run
+from ablations import files, run
 from ablations import trial as trials
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -285,6 +286,29 @@ def test_rerun_failed_runs_nothing_else(tmp_path: Path, started: list[str], monk
     assert run.main([*command, "--rerun", "failed"]) == 0
     assert len(started) == 2
     assert started[0] == started[1]
+
+
+def test_a_disk_that_fills_up_costs_nothing_that_is_finished(
+    tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*TINY, "--results", str(tmp_path)]
+    real = files._write_to_disk
+
+    def full(path: Path, content: bytes) -> None:
+        if [*tmp_path.glob("trials/*.parquet")]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_write_to_disk", full)
+        assert run.main(command) == 1
+    assert "No space left on device. Finished trials are kept" in capsys.readouterr().err
+    kept = {path: path.read_bytes() for path in tmp_path.glob("trials/*.parquet")}
+    assert len(kept) == 1
+    assert run.main(command) == 0
+    assert len(started) == 3  # the second trial twice
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert len(pd.read_parquet(tmp_path / "stop_gradient.parquet")) == 2
 
 
 def test_list_names_tables_rows_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
