@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import uuid
 from collections.abc import Callable, Sequence
@@ -13,13 +14,15 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from ablations import placement
-from ablations import trial as trials
+from ablations import trial as ours
 from ablations.launch import cluster
 from ablations.launch.drive import PATIENCE, drive
 from ablations.progress import Progress
 from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial
 from simsiam.config import Config, Runtime, fingerprint
+
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what became of a trial is ours to tell
 
 DRIVERS = 6  # of one trial, one after the other as they die
 
@@ -41,7 +44,7 @@ def launch(
         there, possible, head_bytes = cluster.nodes()
         concurrent = placement.concurrent(there, possible, ask, head_bytes)
         print(f"Placement: {ask} a trial, {concurrent} trials at once.", flush=True)
-        decoded = trials.shared(runtime, [trial.config for trial in todo])
+        decoded = ours.shared(runtime, [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
         jobs = [
             {
@@ -101,7 +104,9 @@ class _Watch(TrialProgressCallback):
         self._finish(trial, "The trial's driver ended without a result.")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._finish(trial, f"The trial's driver died {DRIVERS} times.")
+        error = trial.get_pickled_error()
+        cause = f" {ours.failure(getattr(error, 'cause', None) or error, 1, 1.0)}" if error else ""
+        self._finish(trial, f"The trial's driver ended {DRIVERS} times without a result.{cause}")
 
     def _finish(self, trial: Any, reason: str) -> None:
         config = _config(trial)
