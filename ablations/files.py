@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class Folder:
             raise UserError(f"'{text}' is no folder: {error}") from None
 
     def __str__(self) -> str:
-        return self.uri.partition("?")[0] if self.bucket else self.uri
+        """Without the query, and without a key and its secret if they stand before the bucket."""
+        return re.sub("//[^/@]*@", "//", self.uri.partition("?")[0]) if self.bucket else self.uri
 
     @property
     def bucket(self) -> bool:

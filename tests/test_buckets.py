@@ -86,10 +86,12 @@ def test_a_bucket_behaves_as_a_disk_does(folder: Folder, tmp_path: Path) -> None
     assert folder.read("large") == content
 
 
-def test_the_endpoint_may_stand_in_the_uri(server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_and_the_key_may_stand_in_the_uri_and_are_not_printed(
+    server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     host, port = server.get_host_and_port()
-    folder = Folder.at(f"s3://bucket/by-uri?scheme=http&endpoint_override={host}:{port}")
+    folder = Folder.at(f"s3://key:secret@bucket/by-uri?scheme=http&endpoint_override={host}:{port}")
     behaves(folder)
     assert str(folder) == "s3://bucket/by-uri"
 

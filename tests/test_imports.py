@@ -21,7 +21,7 @@ ARROWS = {
     "placement": {"table"},
     "launch_local": {"trial", "store", "progress", "table"},
     "progress": {"table"},
-    "report": {"progress", "store", "table", "verdict"},
+    "report": {"progress", "provenance", "store", "table", "verdict"},
     "results": {"provenance", "report", "store", "table", "verdict"},
     "verdict": {"table"},
     "store": {"files", "table", "provenance"},

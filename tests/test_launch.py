@@ -7,13 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pandas as pd
 import pytest
+import ray.exceptions
 import tiny
+import torch
+from moto.server import ThreadedMotoServer
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-from ablations import request, run
+from ablations import request, results, run
 from ablations import store as stores
+from ablations.launch import drive
 from simsiam import checkpoint
+from simsiam.data import DataError
 
 # Ray leaves sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -45,8 +53,6 @@ def science(folder: Path) -> pd.DataFrame:
 def test_ray_gives_the_numbers_of_one_process_for_any_number_of_workers(
     cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--set", "precision=float64", "--rows", "with"]
     for name, arguments in {
@@ -74,6 +80,46 @@ def test_a_failing_trial_is_a_row_and_stops_no_other(cluster: str, tmp_path: Pat
     assert table.outcome["with"] == "failed"
     assert table.message["with"]
     assert table.outcome["without"] in ("finished", "collapsed")
+
+
+def test_results_in_a_bucket(cluster: str, capsys: pytest.CaptureFixture[str]) -> None:
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=f"http://{host}:{port}", **keys).create_bucket(Bucket="bucket")
+    # The cluster was started without these: the address carries them to its nodes.
+    uri = f"s3://key:secret@bucket/x?scheme=http&endpoint_override={host}:{port}&region=us-east-1"
+    assert run.main(["--table", "stop_gradient", *tiny.OVERRIDES, "--results", uri]) == 0
+    folder = stores.Store.at(uri).folder
+    assert len(results.load("stop_gradient", root=uri)) == 2
+    assert len(folder.names("trials")) == len(folder.names("curves")) == 2
+    assert folder.names("checkpoints") == folder.names(".ray") == []
+    assert "secret" not in capsys.readouterr().out
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("cause", "hopeless"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (DataError("Corrupt image"), True),
+        (checkpoint.WrongCheckpointError("of another Config"), True),
+        (RuntimeError("Connection closed by peer"), False),
+        (OSError("No space left on device"), False),
+        (ray.exceptions.ActorDiedError(), False),
+        (ray.exceptions.OutOfMemoryError("killed by the memory monitor"), False),
+    ],
+)
+def test_what_would_end_in_the_same_way_is_not_tried_again(cause: Exception, hopeless: bool) -> None:
+    assert drive._hopeless(cause) == hopeless
+
+
+def test_the_cause_is_the_exception_as_the_worker_raised_it() -> None:
+    raised = UserExceptionWithTraceback(DataError("Corrupt image in x.png"), "Traceback ...")
+    assert str(drive._cause(WorkerGroupError("1 failed", {1: raised}))) == "Corrupt image in x.png"
+    assert str(drive._cause(ControllerError(RuntimeError("no controller")))).endswith("no controller")
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(

@@ -168,6 +168,19 @@ def test_fewer_training_pictures_are_streamed_with_their_labels(tmp_path: Path) 
     assert torch.equal(train.batch(np.array([1]), CROPS[2:]), whole.batch(np.array([number]), CROPS[2:]))
 
 
+def test_decoded_pictures_are_shared_without_a_copy() -> None:
+    source = data.locate(None)
+    decoded = loader.decode(source, None)
+    assert decoded is not None
+    for pixels, labels in decoded.splits.values():
+        pixels.flags.writeable = labels.flags.writeable = False  # as they come out of Ray's object store
+    images = loader.load(decoded, config(source), Runtime())
+    for split, (pixels, labels) in zip(images, (decoded.splits["train"], decoded.splits["test"]), strict=True):
+        assert isinstance(split, InMemory)
+        assert split.pixels.data_ptr() == pixels.ctypes.data
+        assert split.labels.data_ptr() == labels.ctypes.data
+
+
 def test_no_file_is_left_open(tmp_path: Path) -> None:
     for name in ("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png"):
         (tmp_path / name).parent.mkdir(parents=True)

@@ -1,0 +1,250 @@
+"""What the commands of cluster/ start, and `ray up` on an EC2 of moto's: no cloud is asked, and no Ray is started."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import moto
+import moto.ec2.models.instance_types as moto_types
+import pytest
+from clusters import LAUNCHED, ROOT, Config, load, machine
+from ray.autoscaler._private import commands
+from ray.autoscaler._private.aws import node_provider as aws_nodes
+from ray.autoscaler._private.providers import _get_node_provider
+
+# What the commands start. In their home folder stands a `ray` that writes down how it was called.
+
+
+@dataclass(frozen=True)
+class Call:
+    program: str
+    arguments: list[str]
+    folder: Path
+    environment: dict[str, str]
+
+
+# In one write, because some are called at the same time.
+RECORDER = f"""#!{sys.executable}
+import json, os, sys
+call = [os.path.basename(sys.argv[0]), sys.argv[1:], os.getcwd(), dict(os.environ)]
+with open(os.path.join(os.environ["HOME"], "calls"), "ab", buffering=0) as file:
+    file.write(json.dumps(call).encode() + b"\\n")
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for place in ("venv/bin", "simsiam-ablations/.venv/bin"):
+        (tmp_path / place).mkdir(parents=True)
+        for program in ("ray", "python", "srun"):
+            (tmp_path / place / program).write_text(RECORDER)
+            (tmp_path / place / program).chmod(0o700)
+    return tmp_path
+
+
+def calls(command: list[str], home: Path, **environment: str) -> list[Call]:
+    """Run a command at home, and give back the calls of the recorders."""
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], **environment}
+    subprocess.run(command, cwd=home / "simsiam-ablations", env=environment, capture_output=True)
+    lines = (home / "calls").read_text().splitlines() if (home / "calls").exists() else []
+    return [Call(program, arguments, Path(folder), env) for program, arguments, folder, env in map(json.loads, lines)]
+
+
+def started(command: list[str], home: Path, **environment: str) -> Call:
+    """The one `ray start` of a command."""
+    (call,) = [c for c in calls(command, home, **environment) if c.program == "ray" and c.arguments[0] == "start"]
+    return call
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_the_head_starts_in_the_checkout_with_the_token_the_buckets_and_a_private_dashboard(
+    name: str, home: Path
+) -> None:
+    (command,) = load(name)["head_start_ray_commands"]
+    call = started(["bash", "-c", command], home)
+    assert call.folder == home / "simsiam-ablations"
+    assert call.environment["RAY_AUTH_MODE"] == "token"
+    assert {"--head", "--dashboard-host=127.0.0.1", "--autoscaling-config=~/ray_bootstrap_config.yaml"} <= set(
+        call.arguments
+    )
+    assert all(call.environment[variable] for variable in ("SIMSIAM_DATA", "SIMSIAM_RESULTS"))
+    assert name != "onprem" or {"--num-cpus=0", "--num-gpus=0"} <= set(call.arguments)
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_a_worker_joins_the_head_with_the_token(name: str, home: Path) -> None:
+    (command,) = load(name)["worker_start_ray_commands"]
+    call = started(["bash", "-c", command], home, RAY_HEAD_IP="192.0.2.1")
+    assert call.arguments == ["start", "--address=192.0.2.1:6379"]
+    assert call.environment["RAY_AUTH_MODE"] == "token"
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_a_node_without_the_code_starts_nothing(name: str, home: Path) -> None:
+    config = load(name)
+    (home / "simsiam-ablations").rename(home / "elsewhere")
+    for command in (*config["head_start_ray_commands"], *config["worker_start_ray_commands"]):
+        failed = subprocess.run(["bash", "-c", command], cwd=home, env={"HOME": str(home)}, capture_output=True)
+        assert failed.returncode == 1
+    assert not (home / "calls").exists()
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_bash_can_read_every_command(name: str) -> None:
+    config = load(name)
+    for command in (command for key in config if key.endswith("_commands") for command in config[key]):
+        subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_slurm_starts_a_head_and_the_others_with_one_token_and_then_the_table(nodes: int, home: Path) -> None:
+    places = {"SIMSIAM_DATA": "s3://data", "SIMSIAM_RESULTS": "s3://results"}
+    script = ["bash", str(ROOT / "cluster" / "slurm.sh"), "--table", "batch_size"]
+    assert calls(script, home, SLURM_JOB_NUM_NODES=str(nodes)) == []  # without the two places
+    made = calls(script, home, SLURM_JOB_NUM_NODES=str(nodes), **places)
+    steps = [" ".join(call.arguments) for call in made if call.program == "srun"]
+    assert sum("ray start --head" in step for step in steps) == 1
+    assert [f"--nodes={nodes - 1} " in step for step in steps if "ray start --address" in step] == [True] * (nodes > 1)
+    assert [call for call in made if call.program == "python"][-1].arguments == ["ablations/run.py", *script[2:]]
+    (token,) = {call.environment["RAY_AUTH_TOKEN"] for call in made}
+    assert len(token) == 64
+    assert token not in " ".join(steps)
+    assert {call.environment["RAY_AUTH_MODE"] for call in made} == {"token"}
+
+
+# `ray up cluster/aws.yaml`, with moto for EC2 and a recorder for ssh and rsync.
+
+
+class Ssh:
+    """Stands in for subprocess in Ray's launcher: every command is kept, and succeeds."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def check_call(self, command: list[str], *_: Any, **__: Any) -> None:
+        self.commands.append(command)
+
+    def check_output(self, command: list[str], *_: Any, **__: Any) -> bytes:
+        self.commands.append(command)
+        return b""
+
+
+@pytest.fixture(scope="module")
+def ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A client of moto's EC2, in an account with the two instance profiles of README.md, for a user with a token."""
+    home = tmp_path_factory.mktemp("laptop")
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("t" * 64)
+    with pytest.MonkeyPatch.context() as patch, moto.mock_aws():
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "none")
+        patch.setenv("HOME", str(home))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.chdir(ROOT)
+        patch.setattr(aws_nodes, "TAG_BATCH_DELAY", 0)
+        # Ray pages through the whole catalogue, which takes moto half a minute.
+        some = [each for each in moto_types.InstanceTypeBackend.instance_types if each.name[:3] in ("g5.", "r6i")]
+        patch.setattr(moto_types.InstanceTypeBackend, "instance_types", some)
+        region = load("aws")["provider"]["region"]
+        for profile in ("simsiam-head", "simsiam-worker"):
+            boto3.client("iam", region).create_instance_profile(InstanceProfileName=profile)
+        yield boto3.client("ec2", region)
+
+
+@dataclass(frozen=True)
+class Up:
+    """What `ray up` made of the file, sent, and started."""
+
+    config: Config
+    sent: list[str]
+    ran: list[str]
+    instances: list[Config]
+
+
+def instances(ec2: Any) -> list[Config]:
+    return [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
+
+
+@pytest.fixture(scope="module")
+def up(ec2: Any) -> Up:
+    config, ssh = commands._bootstrap_config(load("aws"), no_config_cache=True), Ssh()
+    commands.get_or_create_head_node(copy.deepcopy(config), "cluster/aws.yaml", False, False, True, None, _runner=ssh)
+    return Up(
+        config,
+        [command[-2].rstrip("/") for command in ssh.commands if command[0] == "rsync"],
+        [shlex.split(command[-1])[0] for command in ssh.commands if command[0] == "ssh"],
+        instances(ec2),
+    )
+
+
+def test_ray_up_starts_the_head_alone_and_on_demand(up: Up) -> None:
+    (head,) = up.instances
+    assert head["InstanceType"] == machine(load("aws"), "head")["InstanceType"]
+    assert "InstanceLifecycle" not in head
+    assert head["IamInstanceProfile"]["Arn"].endswith("/simsiam-head")
+
+
+def test_ray_up_opens_ssh_to_the_world_and_nothing_else(up: Up, ec2: Any) -> None:
+    (group,) = ec2.describe_security_groups(GroupIds=machine(up.config, "head")["SecurityGroupIds"])["SecurityGroups"]
+    assert machine(up.config, "gpu")["SecurityGroupIds"] == [group["GroupId"]]
+    outside = [rule for rule in group["IpPermissions"] if rule["IpRanges"]]
+    assert [(rule["FromPort"], rule["ToPort"]) for rule in outside] == [(22, 22)]
+
+
+def test_ray_up_sends_the_token_and_the_code_and_not_the_virtual_environment(up: Up) -> None:
+    assert {source for source in up.sent if not source.startswith("/")} == {
+        "pyproject.toml",
+        "README.md",
+        "simsiam",
+        "ablations",
+    }
+    assert [source for source in up.sent if source.endswith("/.ray/auth_token")]
+
+
+def test_ray_up_starts_ray_on_the_head_with_no_cpu_and_the_newer_autoscaler(up: Up, home: Path) -> None:
+    call = started(["bash", "--login", "-c", "-i", up.ran[-1]], home)
+    assert call.environment["RAY_OVERRIDE_RESOURCES"] == '{"CPU":0}'
+    assert call.environment["RAY_enable_autoscaler_v2"] == "1"
+    assert call.environment["RAY_AUTH_MODE"] == "token"
+
+
+def test_ray_knows_what_a_gpu_machine_has(up: Up) -> None:
+    found = up.config["available_node_types"]["gpu"]["resources"]
+    assert (found["CPU"], found["GPU"], found["accelerator_type:A10G"]) == (48, 4, 1)
+
+
+def test_a_gpu_machine_is_on_spot_with_the_workers_rights(up: Up, ec2: Any) -> None:
+    provider = _get_node_provider(up.config["provider"], up.config["cluster_name"])
+    tags = {"ray-node-type": "worker", "ray-user-node-type": "gpu", "ray-launch-config": "x"}
+    provider.create_node(machine(up.config, "gpu"), {**tags, "ray-node-status": "uninitialized"}, 1)
+    (name,) = provider.non_terminated_nodes({"ray-node-type": "worker"})
+    (worker,) = [instance for instance in instances(ec2) if instance["InstanceId"] == name]
+    assert worker["InstanceLifecycle"] == "spot"
+    assert worker["ImageId"] == up.instances[0]["ImageId"]
+    assert worker["IamInstanceProfile"]["Arn"].endswith("/simsiam-worker")
+    provider.terminate_node(name)
+
+
+def test_machines_that_aws_does_not_have_are_refused(up: Up) -> None:
+    config = load("aws")
+    machine(config, "gpu")["InstanceType"] = "g5.13xlarge"
+    with pytest.raises(ValueError, match=r"g5\.13xlarge is not available"):
+        aws_nodes.AWSNodeProvider.fillout_available_node_types_resources(config)
+
+
+@pytest.mark.parametrize("change", [{"InstanceMarketOption": {}}, {"InstanceMarketOptions": {"Market": "spot"}}])
+def test_a_misspelt_request_to_ec2_is_refused(up: Up, change: Config) -> None:
+    provider = _get_node_provider(up.config["provider"], up.config["cluster_name"])
+    with pytest.raises(botocore.exceptions.ParamValidationError):
+        provider.create_node({**machine(up.config, "gpu"), **change}, {"ray-launch-config": "x"}, 1)
