@@ -1,0 +1,247 @@
+"""A table under fire, against the same table left in peace: python -m benchmarks.chaos
+
+On a Ray cluster of several nodes on this machine, a seeded schedule kills workers, trial drivers, nodes, the run.py
+driver and once the head, all by SIGKILL. The same command is started again whenever it died, as a user would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablations import provenance
+from ablations.store import METRICS
+from simsiam import config as configs
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+KINDS = {"worker": 5, "trial driver": 3, "node": 3, "run.py": 2, "head": 1}  # how often each is drawn
+TITLES = {"worker": "ray::RayTrainWorker", "trial driver": "ray::ImplicitFunc"}
+PAUSE = 4.0, 14.0  # seconds between two kills
+
+TABLE = ["--table", "stop_gradient", "--seeds", "6", "--checkpoint-seconds", "1"]
+TABLE += ["--set", "epochs=30", "--set", "width=4"]
+SCIENCE = ["table", "row", "recipe", "overrides", "seed", *METRICS, *configs.FIELDS]
+
+
+@dataclass
+class Site:
+    """A cluster on this machine: a head without CPUs, and nodes.
+
+    Args:
+        nodes: how many besides the head.
+        cpus: of each.
+    """
+
+    nodes: int
+    cpus: int
+    cluster: Any = None
+    others: list[Any] = field(default_factory=list)
+
+    def start(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20})
+        self.others = []
+        for _ in range(self.nodes):
+            self.add()
+
+    def add(self) -> None:
+        self.others.append(self.cluster.add_node(num_cpus=self.cpus, object_store_memory=100 << 20))
+
+    def lose(self, node: Any) -> None:
+        """A node goes without a word, and another comes."""
+        self.others.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.add()
+
+    def stop(self) -> None:
+        self.cluster.shutdown()
+
+    def raylets(self) -> list[int]:
+        return [
+            node.all_processes["raylet"][0].process.pid
+            for node in (self.cluster.head_node, *self.others)
+            if node is not None and "raylet" in node.all_processes
+        ]
+
+
+def processes() -> Iterator[tuple[int, int, str]]:
+    """(pid, parent's pid, title) of each process there is."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            yield int(path.name), parent, (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has just ended
+            continue
+
+
+def victims(site: Site, kind: str) -> list[int]:
+    raylets = set(site.raylets())
+    return [pid for pid, parent, title in processes() if parent in raylets and title.startswith(TITLES[kind])]
+
+
+def start(results: Path, address: str | None, workers: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, str(ROOT / "ablations" / "run.py"), *TABLE, "--results", str(results)]
+    if address is None:
+        command += ["--launcher", "local"]
+    else:
+        environment["RAY_ADDRESS"] = address
+        command += ["--workers", str(workers)]
+    log = open(results.with_suffix(".log"), "ab")  # noqa: SIM115
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+class Fire:
+    """The schedule: what is killed, and when."""
+
+    def __init__(self, site: Site, seed: int, kills: int) -> None:
+        self.site, self.random, self.left = site, random.Random(seed), kills
+        self.killed: collections.Counter[str] = collections.Counter()
+        self.next = time.monotonic() + 20  # so that something runs
+
+    def __call__(self, run: subprocess.Popen[bytes]) -> None:
+        """Kill, if it is time. A kind of which nothing runs is drawn again a second later."""
+        if not self.left or time.monotonic() < self.next:
+            return
+        kind = self.random.choices([*KINDS], [*KINDS.values()])[0]
+        if kind == "head" and self.killed["head"]:
+            kind = "worker"
+        if not self._kill(kind, run):
+            self.next = time.monotonic() + 1
+            return
+        self.killed[kind] += 1
+        self.left -= 1
+        self.next = time.monotonic() + self.random.uniform(*PAUSE)
+        print(f"{sum(self.killed.values()):3} {kind}", flush=True)
+
+    def _kill(self, kind: str, run: subprocess.Popen[bytes]) -> bool:
+        if kind == "node":
+            self.site.lose(self.random.choice(self.site.others))
+        elif kind == "head":
+            self.site.stop()
+            run.kill()
+            self.site.start()
+        elif kind == "run.py":
+            run.kill()
+        else:
+            found = victims(self.site, kind)
+            if not found:
+                return False
+            os.kill(self.random.choice(sorted(found)), signal.SIGKILL)
+        return True
+
+
+def under_fire(results: Path, workers: int, seed: int, kills: int) -> tuple[collections.Counter[str], int]:
+    """The table, killed again and again -> what was killed, and how often the command was started."""
+    site = Site(nodes=3, cpus=1)
+    site.start()
+    fire, starts = Fire(site, seed, kills), 0
+    try:
+        while True:
+            run, starts = start(results, site.cluster.address, workers), starts + 1
+            while run.poll() is None:
+                fire(run)
+                time.sleep(0.2)
+            if run.returncode == 0:
+                break
+        left = leftovers(site)
+    finally:
+        site.stop()
+    assert not left, f"left behind: {left}"
+    return fire.killed, starts
+
+
+def leftovers(site: Site) -> list[str]:
+    """Placement groups, workers and drivers that are still there half a minute after the end."""
+    import ray
+
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray.init(address=site.cluster.address, log_to_driver=False, logging_level="ERROR")
+    limit = time.monotonic() + 60
+    while True:
+        groups = ray.util.placement_group_table().values()
+        left = [f"placement group {group['state']}" for group in groups if group["state"] != "REMOVED"]
+        left += [kind for kind in TITLES for _ in victims(site, kind)]
+        if not left or time.monotonic() > limit:
+            ray.shutdown()
+            return left
+        time.sleep(1)
+
+
+def same(one: Path, other: Path) -> None:
+    """Raises AssertionError unless two tables agree in every scientific column, bit for bit, and in every curve."""
+    tables = [pd.read_parquet(folder / "stop_gradient.parquet") for folder in (one, other)]
+    assert not tables[0].duplicated(["row", "seed"]).any()
+    pd.testing.assert_frame_equal(*(table[SCIENCE] for table in tables), check_exact=True)
+    for fingerprint in tables[0].fingerprint:
+        curves = [pd.read_parquet(folder / "curves" / f"{fingerprint}.parquet") for folder in (one, other)]
+        pd.testing.assert_frame_equal(
+            *(curve.drop(columns=["seconds", "images_per_second"]) for curve in curves), check_exact=True
+        )
+    assert not [*other.glob("checkpoints/*")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos")
+    parser.add_argument("--seed", type=int, default=0, help="of the schedule")
+    parser.add_argument("--kills", type=int, default=24)
+    parser.add_argument("--workers", type=int, default=1, help="of a trial")
+    args = parser.parse_args(argv)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    print(f"Logs and results: {folder}", flush=True)
+    seconds = {}
+    begun = time.monotonic()
+    peace = folder / "peace"
+    site = Site(nodes=3, cpus=1)
+    site.start()
+    try:
+        assert start(peace, site.cluster.address, args.workers).wait() == 0
+    finally:
+        site.stop()
+    seconds["in peace"] = time.monotonic() - begun
+    begun = time.monotonic()
+    killed, starts = under_fire(folder / "fire", args.workers, args.seed, args.kills)
+    seconds["under fire"] = time.monotonic() - begun
+    same(peace, folder / "fire")
+    lines = len(pd.read_parquet(folder / "fire" / "stop_gradient.parquet"))
+    report = f"""# A table under fire
+
+    python -m benchmarks.chaos --seed {args.seed} --kills {args.kills} --workers {args.workers}
+
+{datetime.date.today()}, ray {provenance.version("ray")}, torch {provenance.version("torch")}, {provenance.processor()},
+{os.cpu_count()} cores. A head without CPUs and 3 nodes of 1 CPU on one machine; {lines} trials of {args.workers}
+worker{"s" * (args.workers > 1)}.
+
+- Kills, all by SIGKILL: {sum(killed.values())} ({", ".join(f"{n} {kind}" for kind, n in sorted(killed.items()))}).
+- The command was started {starts} times in all; it ended with exit code 0.
+- All {lines} rows equal those of the undisturbed run, bit for bit, in every scientific column and in every curve.
+- No row lost, none doubled; no checkpoint, worker, driver or placement group left behind.
+- Time: {seconds["under fire"]:.0f} s, undisturbed {seconds["in peace"]:.0f} s:
+  {(seconds["under fire"] - seconds["in peace"]) / sum(killed.values()):.0f} s a kill, on a machine with other work.
+"""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "chaos.md").write_text(report)
+    print(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
