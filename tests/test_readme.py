@@ -1,0 +1,26 @@
+"""What the README says is what the committed files give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablations import request, results
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PUBLISHED = ROOT / "results" / "published" / "digits"
+
+
+def test_the_table_of_claims_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(["claims", "--results", str(PUBLISHED)]) == 0
+    assert capsys.readouterr().out.strip() in README
+
+
+def test_its_commands_are_ones_that_run_understands() -> None:
+    lines = [line.partition("#")[0].split() for line in README.splitlines() if "ablations/run.py --" in line]
+    commands = [words[words.index("ablations/run.py") + 1 :] for words in lines if "ablations/run.py" in words]
+    assert len(commands) > 8
+    for command in commands:
+        request.parser().parse_args(command)
