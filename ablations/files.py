@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import os
-import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 from ablations.table import UserError
-
-T = TypeVar("T")
-
-BUCKETS = ("s3://", "gs://")
-
-_PATIENCE = 300.0  # seconds that a bucket may be out of reach before that is an error
-_PAUSES = (0.5, 1, 2, 4, 8, 16)  # seconds between two attempts; the last one repeats
+from simsiam import buckets
 
 
 @dataclass(frozen=True)
@@ -41,26 +32,28 @@ class Folder:
     def at(cls, place: str | os.PathLike[str]) -> Folder:
         """The folder of a path or URI as a person writes it. Raises UserError for an unknown kind of URI."""
         text = os.fspath(place)
-        if text.startswith(BUCKETS):
+        if buckets.is_bucket(text):
             return cls(text.rstrip("/"))
         if "://" in text:
-            raise UserError(f"'{text}' is of an unknown kind. Known: a path, {', '.join(BUCKETS)}.")
+            raise UserError(f"'{text}' is of an unknown kind. Known: a path, {', '.join(buckets.BUCKETS)}.")
         try:
             return cls(str(Path(text).resolve()))
         except (OSError, RuntimeError) as error:
             raise UserError(f"'{text}' is no folder: {error}") from None
 
     def __str__(self) -> str:
-        """Without the query, and without a key and its secret if they stand before the bucket."""
-        return re.sub("//[^/@]*@", "//", self.uri.partition("?")[0]) if self.bucket else self.uri
+        return buckets.shown(self.uri)
 
     @property
     def bucket(self) -> bool:
-        return self.uri.startswith(BUCKETS)
+        return buckets.is_bucket(self.uri)
 
     def open(self) -> tuple[Any, str]:
-        """The pyarrow filesystem, and the root in it."""
-        return _filesystem(self.uri) if self.bucket else (fs.LocalFileSystem(), self.uri)
+        """The pyarrow filesystem, and the root in it. Raises UserError for a URI that pyarrow does not understand."""
+        try:
+            return buckets.opened(self.uri)
+        except pa.ArrowInvalid as error:
+            raise UserError(f"The URI of {self} cannot be used: {error}.") from None
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, or None if it is not there."""
@@ -73,7 +66,7 @@ class Folder:
             except FileNotFoundError:
                 return None
 
-        return self._patiently(attempt)
+        return buckets.patiently(self.uri, attempt)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file. A reader sees what was there before, or all of this."""
@@ -86,7 +79,7 @@ class Folder:
             with files.open_output_stream(f"{root}/{name}") as file:  # a bucket shows an object once it is complete
                 file.write(content)
 
-        self._patiently(attempt)
+        buckets.patiently(self.uri, attempt)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -96,7 +89,7 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 files.delete_file(f"{root}/{name}")
 
-        self._patiently(attempt)
+        buckets.patiently(self.uri, attempt)
 
     def move(self, name: str, to: str) -> None:
         """Move a file within the folder, if it is there."""
@@ -116,7 +109,7 @@ class Folder:
             info = files.get_file_info(f"{root}/{name}")
             return info.mtime_ns if info.type == fs.FileType.File else None
 
-        return self._patiently(attempt)
+        return buckets.patiently(self.uri, attempt)
 
     def names(self, folder: str) -> list[str]:
         """The sorted names of the files in a sub-folder, without hidden ones."""
@@ -126,7 +119,7 @@ class Folder:
             found = files.get_file_info(fs.FileSelector(f"{root}/{folder}", allow_not_found=True))
             return sorted(f.base_name for f in found if f.type == fs.FileType.File and not f.base_name.startswith("."))
 
-        return self._patiently(attempt)
+        return buckets.patiently(self.uri, attempt)
 
     def remove_folder(self, folder: str) -> None:
         """Remove a sub-folder with all that is in it, as well as that is possible."""
@@ -140,8 +133,7 @@ class Folder:
         try:
             if self.bucket:
                 files, root = self.open()
-                with files.open_output_stream(f"{root}/{name}") as file:
-                    file.write(b"")
+                files.open_output_stream(f"{root}/{name}").close()
                 files.delete_file(f"{root}/{name}")
             else:
                 self.write(name, b"")
@@ -162,23 +154,6 @@ class Folder:
         with open(Path(self.uri, ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-    def _patiently(self, attempt: Callable[[], T]) -> T:
-        """Try until it works: a bucket that is out of reach for minutes must not cost a result."""
-        begun = time.monotonic()
-        for number in range(10**6):
-            try:
-                return attempt()
-            except (OSError, pa.ArrowException):
-                if not self.bucket or time.monotonic() - begun > _PATIENCE:
-                    raise
-                time.sleep(_PAUSES[min(number, len(_PAUSES) - 1)])
-        raise AssertionError
-
-
-@functools.cache
-def _filesystem(uri: str) -> tuple[Any, str]:
-    return fs.FileSystem.from_uri(uri)
 
 
 def _write_to_disk(path: Path, content: bytes) -> None:

@@ -39,9 +39,16 @@ class Nodes:
 def slots(nodes: Sequence[Nodes], ask: Ask) -> int:
     """How many of the workers asked for the nodes hold at once."""
     return sum(
-        kind.count * min(int(kind.resources.get(name, 0) / amount + 1e-9) for name, amount in ask.worker.items())
+        kind.count * min(_times(kind.resources.get(name, 0), amount) for name, amount in ask.worker.items())
         for kind in nodes
     )
+
+
+def _times(there: float, amount: float) -> int:
+    """How many times an amount is there. A share of a GPU comes out of one GPU."""
+    if amount < 1:
+        return int(there) * int(1 / amount + 1e-9)
+    return int(there / amount)
 
 
 def concurrent(there: Sequence[Nodes], possible: Sequence[Nodes], ask: Ask, head_bytes: float) -> int:

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--launcher", choices=("ray", "local"), default="ray", help="local: in this process, without Ray")
     add("--results", help="folder, or s3:// or gs:// (default: $SIMSIAM_RESULTS, else results/ or ~/simsiam-results)")
     add("--checkpoint-seconds", type=float, default=30.0, help="between two checkpoints of a trial (default: 30)")
-    add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial")
+    add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial, in kept/")
     add("--plan", action="store_true", help="show what would run and what is there, and exit")
     return parser
 
@@ -166,8 +166,8 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _source(args: argparse.Namespace) -> Source:
+    from simsiam.buckets import is_bucket
     from simsiam.data import DataError, locate
-    from simsiam.parquet import BUCKETS
 
     if args.recipe not in RECIPES:
         raise UserError(configs.unknown("recipe", args.recipe, RECIPES))
@@ -175,7 +175,7 @@ def _source(args: argparse.Namespace) -> Source:
     if path is None and args.recipe != "digits":
         raise UserError(f"Recipe {args.recipe} needs pictures: name their folder with --data or in $SIMSIAM_DATA.")
     try:
-        return locate(path if path is None or path.startswith(BUCKETS) else Path(path).resolve())
+        return locate(path if path is None or is_bucket(path) else Path(path).resolve())
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(f"{error}") from None
 

@@ -115,6 +115,7 @@ def _todo(trials: list[Trial], store: Store, rerun: str | None) -> dict[str, Tri
 def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial], store: Store) -> None:
     """Train, and keep the table files up to date. Raises UserError for pictures, or table files, that are broken."""
     rebuild = _Rebuild(store, trials)
+    store.tidy([name for name, state in store.states(tables.distinct(trials)).items() if state == "done"])
     rebuild(at_once=True)
     if todo:
         try:
@@ -140,9 +141,13 @@ def _launch(request: Request, todo: list[Trial], store: Store, on_done: Callable
             from ablations.launch import launch
     except ModuleNotFoundError as error:
         raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
-    with Progress(todo) as progress:
-        launch(todo, request.runtime, store, progress, on_done)
-    if lost := [trial.name for trial in todo if store.result(trial) is None]:
+    try:
+        with Progress(todo) as progress:
+            launch(todo, request.runtime, store, progress, on_done)
+    except data.DataError as error:
+        raise UserError(str(error)) from None
+    states = store.states(trial.fingerprint for trial in todo)
+    if lost := [t.name for t in todo if states[t.fingerprint] != "done" and not store.failure(t.fingerprint)]:
         raise OSError(f"{store.folder} did not take what became of {', '.join(lost)}")
 
 

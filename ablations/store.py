@@ -12,7 +12,7 @@ import io
 import os
 import statistics
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -123,9 +123,6 @@ class Checkpoint:
     def write(self, content: bytes) -> None:
         self.folder.write(self.name, content)
 
-    def remove(self) -> None:
-        self.folder.remove(self.name)
-
 
 @dataclass(frozen=True)
 class Store:
@@ -185,9 +182,16 @@ class Store:
                 self.folder.move(f"{kind}/{fingerprint}.parquet", old)
         self.folder.write(_curve(fingerprint), _parquet(CURVE, curve))
         self.folder.write(_trial(fingerprint), _parquet(TRIAL, [result]))
-        self.folder.remove(_failed(fingerprint))
-        if not keep_checkpoint:
-            self.checkpoint(fingerprint).remove()
+        if keep_checkpoint:
+            self.folder.move(self.checkpoint(fingerprint).name, f"kept/{fingerprint}-{result['sources']}.pt")
+        self.tidy([fingerprint])
+
+    def tidy(self, done: Collection[str]) -> None:
+        """Remove the old failures and the checkpoints of trials that are done; a kill may have left some."""
+        for folder in ("failed", "checkpoints"):
+            for name in self.folder.names(folder):
+                if name.partition(".")[0].partition("-")[0] in done:
+                    self.folder.remove(f"{folder}/{name}")
 
     def write_failure(self, result: Result) -> None:
         """Keep what became of a trial that failed, if that is possible: on a full disk, this is lost first."""

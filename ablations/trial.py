@@ -94,10 +94,19 @@ def _evaluated(config: Config, model: SimSiam, progress: pretrain.Progress, trai
     }
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch, of Python or of Ray says that the memory did not suffice."""
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(_line(error)))
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
 def failure(error: BaseException, workers: int, gpu_fraction: float) -> str:
     """An exception in one line for a person, with what to try where the memory did not suffice."""
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _OUT_OF_MEMORY.search(text):
+    text = _line(error)
+    if not out_of_memory(error):
         return text
     more = f"--workers {2 * workers}" if gpu_fraction == 1 else f"--gpus-per-trial {min(1.0, 2 * gpu_fraction):g}"
     return f"Out of memory: try {more}. {text}"

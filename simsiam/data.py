@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from simsiam import parquet, randomness
+from simsiam import buckets, parquet, randomness
 from simsiam.pictures import TEST, TRAIN, DataError, Pictures
 
 __all__ = ["TEST", "TRAIN", "DataError", "Pictures", "Source", "check", "encoded_bytes", "locate", "read"]
@@ -52,6 +52,11 @@ class Source:
     path: Path | str | None = None  # a str for a bucket's URI
 
     @property
+    def place(self) -> str:
+        """As a person may see it."""
+        return buckets.shown(str(self.path))
+
+    @property
     def name(self) -> str:
         return f"{self.layout}@{self.digest}"
 
@@ -63,10 +68,12 @@ def locate(path: Path | str | None) -> Source:
     """
     if path is None:
         return Source("digits", _DIGITS_DIGEST, _DIGITS_TRAIN, _DIGITS_TEST)
-    if isinstance(path, str) and path.startswith(parquet.BUCKETS):
+    if isinstance(path, str) and buckets.is_bucket(path):
         if found := _parquet(path):
             return found
-        raise DataError(f"{path} holds nothing that can be read. A bucket holds train*.parquet and test*.parquet.")
+        raise DataError(
+            f"{buckets.shown(path)} holds nothing that can be read. A bucket holds train*.parquet and test*.parquet."
+        )
     path = Path(path)
     if not path.exists():
         raise DataError(f"The data folder {path} does not exist. Give --data a folder of Parquet files or of images.")
@@ -103,7 +110,7 @@ def read(source: Source, split: str, images: int | None = None) -> Pictures:
     """One split, `train` or `test`, of located data; with `images`, that many of it: a fixed random choice."""
     pictures = _read(source, split)
     if not len(pictures):
-        raise DataError(f"The {split} split of {source.path} has no pictures.")
+        raise DataError(f"The {split} split of {source.place} has no pictures.")
     _check_labels(pictures, split, source)
     if images is None:
         return pictures
@@ -118,9 +125,9 @@ def _check_labels(pictures: Pictures, split: str, source: Source) -> None:
     """Of the test split every label must be known; of the training split some must be. Classes count from 0."""
     known = pictures.labels[pictures.labels >= 0]
     if len(known) < len(pictures) and (split == TEST or not len(known)):
-        raise DataError(f"The {split} split of {source.path} has labels below 0, which stand for unknown ones.")
+        raise DataError(f"The {split} split of {source.place} has labels below 0, which stand for unknown ones.")
     if known.max() >= _MOST_CLASSES:
-        raise DataError(f"The labels of {source.path} must be below {_MOST_CLASSES}. Got {known.max()}: count from 0.")
+        raise DataError(f"The labels of {source.place} must be below {_MOST_CLASSES}. Got {known.max()}: count from 0.")
 
 
 def _read(source: Source, split: str) -> Pictures:
@@ -131,6 +138,13 @@ def _read(source: Source, split: str) -> Pictures:
     if source.layout == "images":
         return _read_folder(Path(source.path), split)
     return _read_torchvision(source, split)
+
+
+def first(source: Source) -> bytes | None:
+    """The first training picture of Parquet, encoded, without a copy of the others; None for other layouts."""
+    if source.layout != "parquet":
+        return None
+    return parquet.first(str(source.path), _both(parquet.splits(str(source.path)), str(source.path))[TRAIN])
 
 
 def check(source: Source) -> None:
@@ -185,7 +199,9 @@ def _both(named: Mapping[str, list[T]], path: Path | str) -> dict[str, list[T]]:
     for split, names in _SPLIT_NAMES.items():
         files[split] = next((named[name] for name in names if named.get(name)), [])
         if not files[split]:
-            raise DataError(f"The data folder {path} has no {split} split. Name it {' or '.join(names)}.")
+            raise DataError(
+                f"The data folder {buckets.shown(str(path))} has no {split} split. Name it {' or '.join(names)}."
+            )
     return files
 
 

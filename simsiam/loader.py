@@ -5,6 +5,7 @@ Both kinds answer the same two calls, so nothing else minds how large the pictur
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,8 @@ def decode(source: Source, train_images: int | None) -> Decoded | None:
 
     Raises DataError for what cannot be read, or if there are not more pictures than `train_images`.
     """
+    if _too_many(source, train_images or source.train_images):
+        return None
     splits = {}
     for name, images in ((TRAIN, train_images), (TEST, None)):
         pictures = data.read(source, name, images)
@@ -147,6 +150,19 @@ def decode(source: Source, train_images: int | None) -> Decoded | None:
             return None
         splits[name] = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), pictures.labels
     return Decoded(source.name, splits)
+
+
+def _too_many(source: Source, images: int) -> bool:
+    """Whether the first picture tells already that they are too many: to read all of a large data set takes long."""
+    from PIL import Image
+
+    if not (content := data.first(source)):
+        return False
+    try:
+        width, height = Image.open(io.BytesIO(content)).size
+    except Exception:  # it is named, with its place, when all are read
+        return False
+    return images * height * width * 3 > MEMORY
 
 
 def load(source: Source | Decoded, config: Config, runtime: Runtime) -> tuple[Images, Images]:

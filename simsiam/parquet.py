@@ -7,7 +7,6 @@ which all processes of the node map into memory and share.
 from __future__ import annotations
 
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -23,9 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from simsiam import buckets
 from simsiam.pictures import DataError, Pictures
-
-BUCKETS = ("s3://", "gs://")
 
 _COLUMNS = {"image": ("image", "img"), "label": ("label", "labels")}
 _ROWS = 256  # of a batch of the Arrow file
@@ -54,15 +52,18 @@ def splits(place: str) -> dict[str, list[File]]:
     train.parquet, or train-00000-of-00002.parquet and so on. Raises DataError if some of a split's files are missing.
     """
     found: dict[str, list[File]] = {}
+    shown = buckets.shown(place)
     for file in _listing(place):
         if match := re.fullmatch(r"(\w+?)(-\d+-of-(\d+).*)?", Path(file.name).stem):
             found.setdefault(match[1], []).append(file)
     for split, files in found.items():
         if len({Path(file.name).parent for file in files}) > 1:
-            raise DataError(f"{place} has split {split} twice, beside data/ and in it. Remove one.")
+            raise DataError(f"{shown} has split {split} twice, beside data/ and in it. Remove one.")
         shards = re.search(r"-of-(\d+)", Path(files[0].name).stem)
         if shards and int(shards[1]) != len(files):
-            raise DataError(f"{place} has {len(files)} of the {int(shards[1])} Parquet files of split {split}.")
+            raise DataError(
+                f"{buckets.shown(place)} has {len(files)} of the {int(shards[1])} Parquet files of split {split}."
+            )
     return found
 
 
@@ -74,20 +75,38 @@ def rows(place: str, files: Sequence[File]) -> int:
             _columns(place, file, parquet)
             return parquet.metadata.num_rows
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return sum(pool.map(count, files))
+    def attempt() -> int:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return sum(pool.map(count, files))
+
+    return buckets.patiently(place, attempt)
 
 
 def content(place: str, file: File) -> bytes:
     """What is in a file."""
-    files, root = _open(place)
-    with files.open_input_stream(f"{root}/{file.name}") as stream:
-        return stream.read()
+
+    def attempt() -> bytes:
+        files, root = _open(place)
+        with files.open_input_stream(f"{root}/{file.name}") as stream:
+            return stream.read()
+
+    return buckets.patiently(place, attempt)
+
+
+def first(place: str, files: Sequence[File]) -> bytes:
+    """The first picture that is there, encoded, without a copy of the others; empty if there is none."""
+    return buckets.patiently(place, lambda: next((_encoded(place, file) for file in files), b""))
+
+
+def _encoded(place: str, file: File) -> bytes:
+    for batch in _batches(place, file):
+        return batch["image"][0].as_py() or b""
+    return b""
 
 
 def remembered(place: str, files: Sequence[File], make: Callable[[], str]) -> str:
     """What `make` gives, asked once a node for files of a bucket that have not changed since."""
-    if not place.startswith(BUCKETS):
+    if not buckets.is_bucket(place):
         return make()
     memory = _copy_of(place, files).with_suffix(".digest")
     if not memory.exists():
@@ -111,7 +130,7 @@ def read(place: str, files: Sequence[File]) -> Pictures:
 
     def where(i: int) -> str:
         part = int(np.searchsorted(firsts, i, side="right")) - 1
-        return f"{place}/{files[part].name}, row {i - firsts[part]}"
+        return f"{_name(place, files[part])}, row {i - firsts[part]}"
 
     labels = [batch["label"].fill_null(-1).to_numpy() for batch in batches]
     return Pictures(labels=np.concatenate([np.empty(0, np.int64), *labels]), where=where, encoded=encoded)
@@ -135,11 +154,11 @@ def _on_this_node(place: str, files: Sequence[File]) -> Path:
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                _copy(place, files, path)
+                buckets.patiently(place, lambda: _copy(place, files, path))
     except OSError as error:
         raise DataError(
-            f"The pictures of {place} cannot be copied into {path.parent}: {error}. Make room, or name another folder "
-            "in $SIMSIAM_CACHE."
+            f"The pictures of {buckets.shown(place)} cannot be copied into {path.parent}: {error}. Make room, or "
+            "name another folder in $SIMSIAM_CACHE."
         ) from None
     return path
 
@@ -172,7 +191,7 @@ def _batches(place: str, file: File) -> Iterator[pa.RecordBatch]:
                     raise ValueError(f"the labels must be whole numbers; they are {labels.type}")
                 yield pa.record_batch([pictures.cast(pa.binary()), labels.cast(pa.int64())], schema=_ARROW)
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise DataError(f"{place}/{file.name} cannot be read: {error}") from None
+            raise _unreadable(error, f"{_name(place, file)} cannot be read: {error}") from None
 
 
 def _opened(place: str, file: File) -> pq.ParquetFile:
@@ -180,7 +199,17 @@ def _opened(place: str, file: File) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(f"{root}/{file.name}", filesystem=files)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{place}/{file.name} is no readable Parquet file: {error}") from None
+        raise _unreadable(error, f"{_name(place, file)} is no readable Parquet file: {error}") from None
+
+
+def _unreadable(error: Exception, message: str) -> Exception:
+    """A DataError; but what the network did stays an OSError, which is worth another attempt."""
+    network = (isinstance(error, OSError) and "AWS Error" in str(error)) or "google::cloud" in str(error)
+    return error if network else DataError(message)
+
+
+def _name(place: str, file: File) -> str:
+    return f"{buckets.shown(place)}/{file.name}"
 
 
 def _columns(place: str, file: File, parquet: pq.ParquetFile) -> tuple[str, str]:
@@ -190,7 +219,7 @@ def _columns(place: str, file: File, parquet: pq.ParquetFile) -> tuple[str, str]
         column = next((name for name in known if name in names), None)
         if column is None:
             raise DataError(
-                f"{place}/{file.name} has no {what} column. Known names: {', '.join(known)}. Its columns: "
+                f"{_name(place, file)} has no {what} column. Known names: {', '.join(known)}. Its columns: "
                 f"{', '.join(names)}."
             )
         found.append(column)
@@ -198,22 +227,22 @@ def _columns(place: str, file: File, parquet: pq.ParquetFile) -> tuple[str, str]
 
 
 def _listing(place: str) -> list[File]:
-    files, root = _open(place)
-    found = []
-    for folder in ("", "data/"):
-        selector = fs.FileSelector(f"{root}/{folder}".rstrip("/"), allow_not_found=True)
-        for info in files.get_file_info(selector):
-            if info.type == fs.FileType.File and info.base_name.endswith(".parquet"):
-                found.append(File(folder + info.base_name, info.size, info.mtime_ns or 0))
-    return sorted(found, key=lambda file: file.name)
+    def attempt() -> list[File]:
+        files, root = _open(place)
+        found = []
+        for folder in ("", "data/"):
+            selector = fs.FileSelector(f"{root}/{folder}".rstrip("/"), allow_not_found=True)
+            for info in files.get_file_info(selector):
+                if info.type == fs.FileType.File and info.base_name.endswith(".parquet"):
+                    found.append(File(folder + info.base_name, info.size, info.mtime_ns or 0))
+        return sorted(found, key=lambda file: file.name)
+
+    return buckets.patiently(place, attempt)
 
 
-@functools.cache
 def _open(place: str) -> tuple[Any, str]:
     """The pyarrow filesystem of a place, and the root in it."""
-    if not place.startswith(BUCKETS):
-        return fs.LocalFileSystem(), place
     try:
-        return fs.FileSystem.from_uri(place)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{place} cannot be opened: {error}") from None
+        return buckets.opened(place)
+    except pa.ArrowException as error:
+        raise DataError(f"{buckets.shown(place)} cannot be opened: {error}") from None

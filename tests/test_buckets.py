@@ -13,11 +13,11 @@ import tiny
 from moto.server import ThreadedMotoServer
 from test_data import assert_holds, write_parquet
 
-from ablations import files, results, run
+from ablations import results, run
 from ablations.files import Folder
 from ablations.store import Store
 from ablations.table import UserError
-from simsiam import data, parquet
+from simsiam import buckets, data, parquet
 from simsiam.data import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -133,11 +133,11 @@ def test_results_default_to_the_environments_bucket(
 
 
 def test_a_bucket_out_of_reach_for_a_while_loses_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_PAUSES", (0.1,))
-    monkeypatch.setattr(files, "_PATIENCE", 60)
+    monkeypatch.setattr(buckets, "PAUSES", (0.1,))
+    monkeypatch.setattr(buckets, "PATIENCE", 60)
     folder.write("before", b"1")
     attempts, back = [], threading.Event()
-    real = files._filesystem
+    real = buckets._filesystem
 
     class Gone:
         """Every call fails as one does whose server does not answer."""
@@ -146,7 +146,7 @@ def test_a_bucket_out_of_reach_for_a_while_loses_nothing(folder: Folder, monkeyp
             attempts.append(name)
             raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 7")
 
-    monkeypatch.setattr(files, "_filesystem", lambda uri: real(uri) if back.is_set() else (Gone(), "bucket"))
+    monkeypatch.setattr(buckets, "_filesystem", lambda uri: real(uri) if back.is_set() else (Gone(), "bucket"))
     timer = threading.Timer(1.0, back.set)
     timer.start()
     assert folder.read("before") == b"1"
@@ -156,7 +156,7 @@ def test_a_bucket_out_of_reach_for_a_while_loses_nothing(folder: Folder, monkeyp
     Store(folder).checkpoint("x").write(b"2")
     assert Store(folder).checkpoint("x").read() == b"2"
     back.clear()
-    monkeypatch.setattr(files, "_PATIENCE", 0.3)
+    monkeypatch.setattr(buckets, "PATIENCE", 0.3)
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):
         folder.read("before")
 

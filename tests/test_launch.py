@@ -15,7 +15,7 @@ import tiny
 import torch
 from moto.server import ThreadedMotoServer
 from ray.train import ControllerError, WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 
 from ablations import request, results, run
 from ablations import store as stores
@@ -119,7 +119,11 @@ def test_what_would_end_in_the_same_way_is_not_tried_again(cause: Exception, hop
 def test_the_cause_is_the_exception_as_the_worker_raised_it() -> None:
     raised = UserExceptionWithTraceback(DataError("Corrupt image in x.png"), "Traceback ...")
     assert str(drive._cause(WorkerGroupError("1 failed", {1: raised}))) == "Corrupt image in x.png"
-    assert str(drive._cause(ControllerError(RuntimeError("no controller")))).endswith("no controller")
+    assert str(drive._cause(ControllerError(RuntimeError("no controller")))) == "no controller"
+    dead = WorkerHealthCheckFailedError("A worker health check failed.", failure=ray.exceptions.OutOfMemoryError("x"))
+    assert isinstance(drive._cause(WorkerGroupError("1 failed", {0: dead})), ray.exceptions.OutOfMemoryError)
+    echo, first = RuntimeError("Connection closed by peer"), torch.OutOfMemoryError("CUDA out of memory")
+    assert drive._cause(WorkerGroupError("2 failed", {0: echo, 1: first})) is first
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(

@@ -22,6 +22,7 @@ MUCH = 1e12
         ([Nodes(2, GPU_NODE)], Ask(4, {"CPU": 5, "GPU": 1}), 2),  # CPUs bind
         ([Nodes(1, GPU_NODE)], Ask(1, {"CPU": 1, "GPU": 0.25}), 8),
         ([Nodes(1, {"CPU": 99, "GPU": 1})], Ask(1, {"CPU": 1, "GPU": 0.1}), 10),  # 1 / 0.1 is no whole number in floats
+        ([Nodes(1, GPU_NODE)], Ask(1, {"GPU": 0.6}), 4),  # a share comes out of one GPU
         ([HEAD], Ask(1, {"CPU": 1}), 0),
         ([], Ask(1, {"CPU": 1}), 0),
     ],

@@ -19,7 +19,8 @@ def test_the_table_of_claims_is_what_the_command_prints(capsys: pytest.CaptureFi
 
 
 def test_its_commands_are_ones_that_run_understands() -> None:
-    lines = [line.partition("#")[0].split() for line in README.splitlines() if "ablations/run.py --" in line]
+    shown = [line for line in README.splitlines() if line.startswith("    ") and "ablations/run.py --" in line]
+    lines = [line.partition("#")[0].split() for line in shown]
     commands = [words[words.index("ablations/run.py") + 1 :] for words in lines if "ablations/run.py" in words]
     assert len(commands) > 8
     for command in commands:

@@ -21,6 +21,9 @@ from PIL import Image
 
 from ablations import files, run
 from ablations import trial as trials
+from ablations.store import FAILED, Store, unfinished
+from simsiam.checkpoint import unpack
+from simsiam.config import FIELDS, Config
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--table", "stop_gradient", "--launcher", "local", *tiny.OVERRIDES]
@@ -316,3 +319,35 @@ def test_list_names_tables_rows_and_recipes(capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     for word in ("stop_gradient", "predictor", "frozen", "digits", "imagenet"):
         assert word in out
+
+
+def test_a_failure_beside_a_result_is_no_failure_of_the_run(tmp_path: Path) -> None:
+    # A kill between writing a result and removing an old failure leaves both.
+    command = [*TINY, "--results", str(tmp_path)]
+    assert run.main(command) == 0
+    store = Store.at(tmp_path)
+    config = Config(**{name: store.finished()[0][name] for name in FIELDS})
+    store.write_failure(unfinished(config, FAILED, "long ago"))
+    assert run.main(command) == 0
+
+
+def test_a_rerun_that_is_lost_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The result of older sources is still there; what became of the new attempt could not be kept.
+    command = [*TINY, "--results", str(tmp_path)]
+    assert run.main(command) == 0
+    monkeypatch.setattr(trials.provenance, "sources", lambda: "newer")
+    monkeypatch.setattr(trials, "run", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(Store, "write_failure", lambda *_: None)
+    assert run.main([*command, "--rerun", "stale"]) == 1
+
+
+def test_a_checkpoint_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    command = [*TINY, "--rows", "with", "--results", str(tmp_path)]
+    assert run.main([*command, "--keep-checkpoints"]) == 0
+    assert not [*tmp_path.glob("checkpoints/*")]
+    (kept,) = tmp_path.glob("kept/*.pt")
+    line = Store.at(tmp_path).finished()[0]
+    assert kept.name == f"{line['fingerprint']}-{line['sources']}.pt"
+    state = unpack(Config(**{name: line[name] for name in FIELDS}), kept.read_bytes())
+    assert state is not None
+    assert len(state["progress"]["curve"]) == line["epochs"]

@@ -16,18 +16,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ablations
 import simsiam
-from ablations.files import BUCKETS
 from ablations.launch import ENVIRONMENT
 from ablations.placement import Ask, Nodes
 from ablations.store import Store
 from ablations.table import UserError
+from simsiam.buckets import is_bucket
 from simsiam.config import Runtime
 
 
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names or that runs here, else start one on this machine."""
     _check_address(os.environ.get("RAY_ADDRESS", ""))
-    environment: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in ENVIRONMENT}}
+    names = [name for name in (*ENVIRONMENT, "SIMSIAM_CACHE") if name in os.environ]
+    environment: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in names}}
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
     if not job.get("runtime_env", {}).get("working_dir"):  # else every node has the code already
         environment["py_modules"] = [path for package in (simsiam, ablations) for path in package.__path__]
@@ -77,8 +78,11 @@ def _possible() -> list[Nodes]:
     """
     if text := os.environ.get("SIMSIAM_NODES"):
         try:
-            return [Nodes(int(kind["count"]), dict(kind["resources"])) for kind in json.loads(text)]
-        except (ValueError, TypeError, KeyError) as error:
+            return [
+                Nodes(int(kind["count"]), {k: float(v) for k, v in kind["resources"].items()})
+                for kind in json.loads(text)
+            ]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f'SIMSIAM_NODES must be like [{{"count": 8, "resources": {{"CPU": 8}}}}]. Got {text} instead ({error}).'
             ) from None
@@ -98,9 +102,10 @@ def check_that_nodes_see(store: Store, scratch: str, data_path: str | None) -> N
     marker = f"{scratch}/marker"
     store.folder.write(marker, b"")
     paths = [] if store.folder.bucket else [f"{store.folder.uri}/{marker}"]
-    if data_path and not data_path.startswith(BUCKETS):
+    if data_path and not is_bucket(data_path):
         paths.append(data_path)
-    others = [node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" not in node["Resources"]]
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     looks = {
         node["NodeManagerAddress"]: _missing.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)

@@ -45,7 +45,9 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
     config, runtime, store = Config(**job["config"]), Runtime(**job["runtime"]), Store.at(job["results"])
     checkpoint = store.checkpoint(fingerprint(config))
     job["pictures"] = pictures[config.train_images]
-    workers, failures, reached = runtime.workers, 0, checkpoint.modified()
+    if store.state(fingerprint(config)) == "done":  # a driver before this one died between its result and its end
+        return
+    workers, least, failures, reached = runtime.workers, 1, 0, checkpoint.modified()
     for attempt in itertools.count():
         try:
             result, curve = _fit(job, workers, f"{fingerprint(config)}-{attempt}").return_value
@@ -53,11 +55,15 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
             return
         except _train.TrainingFailedError as error:
             if _found_no_place(error):
-                workers = min(runtime.workers, placement.slots(cluster.nodes()[0], cluster.ask(runtime))) or workers
+                fit = placement.slots(cluster.nodes()[0], placement.Ask(runtime.workers, job["resources"]))
+                workers = min(runtime.workers, fit) if fit >= least else runtime.workers
                 continue
             before, reached = reached, checkpoint.modified()
             failures = 1 if reached != before else failures + 1
             cause = _cause(error)
+            if trials.out_of_memory(cause) and workers < runtime.workers:  # too few for the batch: wait for more
+                workers, least = runtime.workers, workers + 1
+                continue
             if failures > RETRIES or _hopeless(cause):
                 message = trials.failure(cause, workers, runtime.gpu_fraction)
                 store.write_failure(unfinished(config, FAILED, message))
@@ -132,7 +138,12 @@ def _hopeless(cause: BaseException) -> bool:
 
 
 def _cause(error: Exception) -> BaseException:
-    """The exception of the first worker that failed, as it was raised there."""
+    """The exception as it was raised where it began: of several workers', one that is not another's echo."""
     failures = getattr(error, "worker_failures", None)
-    cause = next(iter(failures.values())) if failures else error
-    return getattr(cause, "cause", None) or getattr(cause, "_base_exc", None) or cause
+    if failures:
+        causes = [_cause(each) for each in failures.values()]
+        return next(filter(_hopeless, causes), causes[0])
+    for wrapper in ("controller_failure", "health_check_failure", "cause", "_base_exc"):
+        if isinstance(inner := getattr(error, wrapper, None), Exception):
+            return _cause(inner)
+    return error

@@ -46,18 +46,15 @@ def launch(
         print(f"Placement: {ask} a trial, {concurrent} trials at once.", flush=True)
         decoded = ours.shared(runtime, [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
-        jobs = [
-            {
-                "config": dataclasses.asdict(trial.config),
-                "runtime": dataclasses.asdict(runtime),
-                "resources": dict(ask.worker),
-                "results": store.folder.uri,
-                "scratch": scratch,
-                "patience": os.environ.get(PATIENCE) or (_CLOUD_SECONDS if possible else _SECONDS),
-                "notices": bool(possible) or len(there) > 1,
-            }
-            for trial in todo
-        ]
+        job = {
+            "runtime": dataclasses.asdict(runtime),
+            "resources": dict(ask.worker),
+            "results": store.folder.uri,
+            "scratch": scratch,
+            "patience": os.environ.get(PATIENCE) or (_CLOUD_SECONDS if placement.slots(possible, ask) else _SECONDS),
+            "notices": bool(possible) or len(there) > 1,
+        }
+        jobs = [job | {"config": dataclasses.asdict(trial.config)} for trial in todo]
         # One copy a node, which its workers map into memory.
         pictures = {images: ray.put(each) for images, each in decoded.items()}
         files, root = store.folder.open()
@@ -111,7 +108,8 @@ class _Watch(TrialProgressCallback):
     def _finish(self, trial: Any, reason: str) -> None:
         config = _config(trial)
         name = fingerprint(config)
-        result = self._store.failure(name) or self._store.trial(name)  # a failure there is the last attempt's
+        done = self._store.trial(name) if self._store.state(name) == "done" else None
+        result = self._store.failure(name) or done  # a failure there is the last attempt's
         if result is None:
             result = unfinished(config, FAILED, reason)
             self._store.write_failure(result)

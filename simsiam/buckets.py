@@ -1,0 +1,57 @@
+"""Buckets, s3:// and gs://: how they are opened, waited for and named."""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from pyarrow import fs
+
+T = TypeVar("T")
+
+BUCKETS = ("s3://", "gs://")
+
+PATIENCE = 300.0  # seconds that a bucket may be out of reach before that is an error
+PAUSES = (0.5, 1, 2, 4, 8, 16)  # seconds between two attempts; the last one repeats
+
+
+def is_bucket(place: str) -> bool:
+    return place.startswith(BUCKETS)
+
+
+def shown(place: str) -> str:
+    """A place without its query, and without a key and its secret if they stand before the bucket."""
+    return re.sub("//[^/@]*@", "//", place.partition("?")[0]) if is_bucket(place) else place
+
+
+def opened(place: str) -> tuple[Any, str]:
+    """The pyarrow filesystem of a path or of a bucket's URI, and the root in it. Raises pyarrow.ArrowInvalid."""
+    return _filesystem(place) if is_bucket(place) else (fs.LocalFileSystem(), place)
+
+
+def patiently(place: str, attempt: Callable[[], T]) -> T:
+    """What `attempt` gives; where it is about a bucket, tried until it works: minutes out of reach cost no result.
+
+    It runs in another thread and ends there: a signal in the middle of an upload would make pyarrow complete the part.
+    """
+    if not is_bucket(place):
+        return attempt()
+    begun, number = time.monotonic(), 0
+    while True:
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(attempt).result()
+        except OSError:
+            if time.monotonic() - begun > PATIENCE:
+                raise
+            time.sleep(PAUSES[min(number, len(PAUSES) - 1)])
+            number += 1
+
+
+@functools.cache
+def _filesystem(uri: str) -> tuple[Any, str]:
+    return fs.FileSystem.from_uri(uri)
