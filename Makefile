@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Threads that wait for each other cost more than they bring on networks of a test's size.
+test test-slow: export OMP_NUM_THREADS ?= 1
+
 .PHONY: demo test test-slow
 
 demo: $(VENV)/.installed
