@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds-until-decided", type=int, metavar="MAX", help="judge, and add seeds where a claim is undecided")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
     add("--rerun", choices=("stale", "failed"), help="stale: also what other sources gave; failed: only what failed")
-    add("--workers", type=int, default=1, help="workers a trial; never changes a number (default: 1)")
+    add("--workers", type=int, default=1, help="workers a trial; the same numbers up to rounding (default: 1)")
     add("--loader-processes", type=int, default=0, help="decoding processes a worker (default: 0)")
     add("--gpus-per-trial", type=float, default=1.0, help="below 1: so much of a GPU and its memory (default: 1)")
     add("--launcher", choices=("ray", "local"), default="ray", help="local: in this process, without Ray")
