@@ -30,7 +30,7 @@ from simsiam import config as configs
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
-KINDS = {"worker": 5, "trial driver": 3, "node": 3, "run.py": 2, "head": 1}  # how often each is drawn
+KINDS = {"worker": 5, "trial driver": 3, "node": 3, "run.py": 2}  # how often each is drawn; the head dies once
 TITLES = {"worker": "ray::RayTrainWorker", "trial driver": "ray::ImplicitFunc"}
 PAUSE = 4.0, 14.0  # seconds between two kills
 
@@ -113,22 +113,18 @@ class Fire:
     """The schedule: what is killed, and when."""
 
     def __init__(self, site: Site, seed: int, kills: int) -> None:
-        self.site, self.random, self.left = site, random.Random(seed), kills
+        self.site, self.random = site, random.Random(seed)
+        self.kinds = ["head", *self.random.choices([*KINDS], [*KINDS.values()], k=kills - 1)]
+        self.random.shuffle(self.kinds)
         self.killed: collections.Counter[str] = collections.Counter()
         self.next = time.monotonic() + 20  # so that something runs
 
     def __call__(self, run: subprocess.Popen[bytes]) -> None:
-        """Kill, if it is time. A kind of which nothing runs is drawn again a second later."""
-        if not self.left or time.monotonic() < self.next:
+        """Kill, if it is time and something of the kind that is next runs."""
+        if not self.kinds or time.monotonic() < self.next or not self._kill(self.kinds[-1], run):
             return
-        kind = self.random.choices([*KINDS], [*KINDS.values()])[0]
-        if kind == "head" and self.killed["head"]:
-            kind = "worker"
-        if not self._kill(kind, run):
-            self.next = time.monotonic() + 1
-            return
+        kind = self.kinds.pop()
         self.killed[kind] += 1
-        self.left -= 1
         self.next = time.monotonic() + self.random.uniform(*PAUSE)
         print(f"{sum(self.killed.values()):3} {kind}", flush=True)
 
@@ -165,6 +161,7 @@ def under_fire(results: Path, workers: int, seed: int, kills: int) -> tuple[coll
         left = leftovers(site)
     finally:
         site.stop()
+    assert not fire.kinds, f"the table ended before its last kills: {fire.kinds}"
     assert not left, f"left behind: {left}"
     return fire.killed, starts
 
@@ -203,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos")
     parser.add_argument("--seed", type=int, default=0, help="of the schedule")
     parser.add_argument("--kills", type=int, default=24)
-    parser.add_argument("--workers", type=int, default=1, help="of a trial")
+    parser.add_argument("--workers", type=int, default=2, help="of a trial")
     args = parser.parse_args(argv)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"Logs and results: {folder}", flush=True)

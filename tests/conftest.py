@@ -46,3 +46,25 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["SIMSIAM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
     os.environ.pop("SIMSIAM_CACHE") if before is None else os.environ.update(SIMSIAM_CACHE=before)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """An S3 server on this machine (moto's) with one bucket, `bucket`, that the environment leads to."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield server
+    server.stop()

@@ -1,4 +1,4 @@
-"""Nodes that come and go, on this machine: Ray's fake multi-node provider, nodes that die, and one that is drained."""
+"""Nodes that come and go, on this machine: Ray's fake multi-node provider, nodes and heads that die, one drained."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ import pandas as pd
 import pytest
 import tiny
 from test_jobs import RAY, free_port
+
+from ablations.files import Folder
+from ablations.results import load
 
 ROOT = Path(__file__).resolve().parent.parent
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -126,8 +129,8 @@ def test_what_the_autoscaler_can_never_place_is_refused_in_seconds(autoscaler: d
     assert alive(autoscaler) == 0
 
 
-LONG = ["--table", "stop_gradient", "--rows", "with"]
-LONG += [part for name, value in {**tiny.FIELDS, "epochs": 400}.items() for part in ("--set", f"{name}={value}")]
+SMALL = [part for name, value in {**tiny.FIELDS, "epochs": 400}.items() for part in ("--set", f"{name}={value}")]
+LONG = ["--table", "stop_gradient", "--rows", "with", *SMALL]
 
 
 @pytest.fixture
@@ -175,6 +178,33 @@ def test_a_trial_goes_on_with_the_workers_that_fit_where_a_node_does_not_come_ba
     # float32: the rounding of two workers' sums differs, and grows with the steps.
     pd.testing.assert_series_equal(curves[0].loss.head(3), curves[1].loss.head(3), rtol=1e-4)
     assert len(curves[0]) == 400
+
+
+def test_a_new_head_goes_on_from_the_bucket(server: Any, site: Any, tmp_path: Path) -> None:
+    folder = Folder.at("s3://bucket/head")
+    log, where = tmp_path / "log", ["--checkpoint-seconds", "1", "--results", folder.uri]
+    process = run([*LONG, *where], environment(site), log)
+    assert process.wait() == 0, log.read_text()
+    (finished,) = folder.names("trials")
+    content = folder.read(f"trials/{finished}")
+
+    table = ["--table", "stop_gradient", *SMALL, *where]
+    process = run(table, environment(site), log)
+    wait_until(lambda: folder.names("checkpoints"), process)
+    site.stop()
+    process.kill()
+    process.wait()
+    assert len(folder.names("trials")) == 1
+    site.start()
+    process = run(table, environment(site), tmp_path / "again")
+    assert process.wait() == 0, (tmp_path / "again").read_text()
+
+    first = re.search(r"epoch (\d+)", (tmp_path / "again").read_text())
+    assert first is not None
+    assert int(first[1]) > 1
+    assert folder.read(f"trials/{finished}") == content
+    assert folder.names("checkpoints") == []
+    assert len(load("stop_gradient", root=folder.uri)) == 2
 
 
 def test_a_node_that_says_it_goes_costs_no_more_than_a_checkpoint(site: Any, tmp_path: Path) -> None:

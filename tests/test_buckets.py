@@ -1,17 +1,21 @@
-"""Results and pictures in a bucket, of a real S3 server on this machine (moto's)."""
+"""Results and pictures in a bucket, of an S3 server on this machine (moto's) and of one of Google's kind."""
 
 from __future__ import annotations
 
 import shutil
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import boto3
 import pytest
 import tiny
-from moto.server import ThreadedMotoServer
 from test_data import assert_holds, write_parquet
+from test_jobs import free_port
 
 from ablations import results, run
 from ablations.files import Folder
@@ -23,37 +27,40 @@ from simsiam.data import DataError
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) == 0
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[ThreadedMotoServer]:
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield server
-    server.stop()
+def google() -> Iterator[None]:
+    """A server of Google's kind (gcp-storage-emulator's) with one bucket, `bucket`, that the environment leads to."""
+    # In a process of its own: pyarrow waits for some of its answers without letting another thread of Python run.
+    port = free_port()
+    options = ["--host=localhost", f"--port={port}", "--in-memory", "--default-bucket=bucket"]
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        limit = time.monotonic() + 60
+        while not listens(port):
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://localhost:{port}")
+            yield
+        process.terminate()
 
 
-@pytest.fixture
-def folder(server: ThreadedMotoServer, request: pytest.FixtureRequest) -> Folder:
-    return Folder.at(f"s3://bucket/{abs(hash(request.node.name))}/deep")
+@pytest.fixture(params=["s3", "gs"])
+def folder(request: pytest.FixtureRequest) -> Folder:
+    request.getfixturevalue("server" if request.param == "s3" else "google")
+    bucket = "s3://bucket" if request.param == "s3" else "gs://anonymous@bucket"
+    return Folder.at(f"{bucket}/{abs(hash(request.node.name))}/deep")
 
 
-def upload(path: Path, prefix: str) -> str:
-    client = boto3.client("s3")
-    for file in path.rglob("*"):
-        if file.is_file():
-            client.put_object(
-                Bucket="bucket", Key=f"{prefix}/{file.relative_to(path).as_posix()}", Body=file.read_bytes()
-            )
-    return f"s3://bucket/{prefix}"
+def upload(path: Path, folder: Folder) -> str:
+    for file in path.rglob("*.parquet"):
+        folder.write(file.relative_to(path).as_posix(), file.read_bytes())
+    return folder.uri
 
 
 def behaves(folder: Folder) -> None:
@@ -87,7 +94,7 @@ def test_a_bucket_behaves_as_a_disk_does(folder: Folder, tmp_path: Path) -> None
 
 
 def test_the_endpoint_and_the_key_may_stand_in_the_uri_and_are_not_printed(
-    server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
+    server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     host, port = server.get_host_and_port()
@@ -101,9 +108,7 @@ def test_an_unknown_kind_of_place_is_refused_with_the_known_ones() -> None:
         Folder.at("hdfs://x/y")
 
 
-def test_a_bucket_that_is_not_there_is_refused_at_once(
-    server: ThreadedMotoServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bucket_that_is_not_there_is_refused_at_once(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--launcher", "local", "--results", "s3://nowhere/x"]
     assert run.main(command) == 2
     assert "The results folder s3://nowhere/x cannot be written" in capsys.readouterr().err
@@ -113,8 +118,8 @@ def test_a_table_in_a_bucket(folder: Folder, capsys: pytest.CaptureFixture[str])
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--launcher", "local", "--results", folder.uri]
     assert run.main(command) == 0
     out = capsys.readouterr().out.strip().splitlines()
-    assert out[0] == f"Results: {folder.uri}"
-    assert out[-1] == f"Results: {folder.uri}: stop_gradient.parquet"
+    assert out[0] == f"Results: {folder}"
+    assert out[-1] == f"Results: {folder}: stop_gradient.parquet"
     table = results.load("stop_gradient", root=folder.uri)
     assert len(table) == 2
     assert len(results.curves("stop_gradient", root=folder.uri)) == 4
@@ -129,7 +134,7 @@ def test_results_default_to_the_environments_bucket(
 ) -> None:
     monkeypatch.setenv("SIMSIAM_RESULTS", folder.uri)
     assert run.main(["--table", "stop_gradient", "--plan"]) == 0
-    assert f"Results: {folder.uri}" in capsys.readouterr().out
+    assert f"Results: {folder}" in capsys.readouterr().out
 
 
 def test_a_bucket_out_of_reach_for_a_while_loses_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,23 +175,23 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_pictures_in_a_bucket_are_those_of_the_folder(
-    server: ThreadedMotoServer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path / "cache"))
-    uri = upload(pictures, "same")
+    uri = upload(pictures, folder)
     source = data.locate(uri)
     assert source.name == data.locate(pictures).name
     assert (source.train_images, source.test_images) == (5, 2)
     assert_holds(data.read(source, "train"), range(5))
     assert_holds(data.read(source, "test"), range(7, 9))
-    assert data.read(source, "train").where(4) == f"{uri}/train-00001-of-00002.parquet, row 1"
+    assert data.read(source, "train").where(4) == f"{folder}/train-00001-of-00002.parquet, row 1"
 
 
 def test_a_node_reads_a_bucket_once(
-    server: ThreadedMotoServer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path / "cache"))
-    uri = upload(pictures, "once")
+    uri = upload(pictures, Folder.at("s3://bucket/once"))
     read = []
     batches, content = parquet._batches, parquet.content
     monkeypatch.setattr(parquet, "_batches", lambda place, file: read.append(file.name) or batches(place, file))
@@ -204,7 +209,7 @@ def test_a_node_reads_a_bucket_once(
     assert len(read) == 10
 
 
-def test_a_bucket_without_pictures_is_refused(server: ThreadedMotoServer) -> None:
+def test_a_bucket_without_pictures_is_refused(server: Any) -> None:
     with pytest.raises(DataError, match=r"s3://bucket/nothing holds nothing that can be read"):
         data.locate("s3://bucket/nothing")
     with pytest.raises(DataError, match="no-such-bucket"):
