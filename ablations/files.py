@@ -127,8 +127,18 @@ class Folder:
         with contextlib.suppress(OSError):
             files.delete_dir(f"{root}/{folder}")
 
+    def check_readable(self) -> None:
+        """Raises UserError if a bucket does not answer. It asks once: a wrong name or key must not cost minutes."""
+        if not self.bucket:
+            return
+        files, root = self.open()
+        try:
+            files.get_file_info(root)
+        except OSError as error:
+            raise UserError(f"The results in {self} cannot be read: {error}. Give others with --results.") from None
+
     def check_writable(self) -> None:
-        """Raises UserError if nothing can be written here. It asks once: a wrong name must not cost minutes."""
+        """Raises UserError if nothing can be written here. A bucket is asked once."""
         name = f".writable-{os.getpid()}"
         try:
             if self.bucket:

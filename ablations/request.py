@@ -168,6 +168,7 @@ def _override(text: str) -> tuple[str, Any]:
 def _source(args: argparse.Namespace) -> Source:
     from simsiam.buckets import is_bucket
     from simsiam.data import DataError, locate
+    from simsiam.parquet import check_answers
 
     if args.recipe not in RECIPES:
         raise UserError(configs.unknown("recipe", args.recipe, RECIPES))
@@ -175,7 +176,10 @@ def _source(args: argparse.Namespace) -> Source:
     if path is None and args.recipe != "digits":
         raise UserError(f"Recipe {args.recipe} needs pictures: name their folder with --data or in $SIMSIAM_DATA.")
     try:
-        return locate(path if path is None or is_bucket(path) else Path(path).resolve())
+        if path is None or not is_bucket(path):
+            return locate(path and Path(path).resolve())
+        check_answers(path)
+        return locate(path)
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(f"{error}") from None
 

@@ -147,7 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _store(root: Root) -> Store:
-    return Store.at(provenance.ROOT / "results" if root is None else root)
+    store = Store.at(provenance.ROOT / "results" if root is None else root)
+    store.folder.check_readable()
+    return store
 
 
 def _with_units(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:

@@ -62,6 +62,7 @@ def _run(args: argparse.Namespace) -> int:
 
     store = Store.at(requests.results_place(args.results))
     if args.plan:
+        store.folder.check_readable()
         trials = request.trials(looks[-1])
         todo = _todo(trials, store, args.rerun)
         print(report.plan(trials, todo, store, workers=args.workers, launcher=args.launcher))

@@ -16,6 +16,7 @@ T = TypeVar("T")
 BUCKETS = ("s3://", "gs://")
 
 PATIENCE = 300.0  # seconds that a bucket may be out of reach before that is an error
+GOOGLE_SECONDS = 20  # that Google's client tries by itself; its own limit is a quarter of an hour without a word
 PAUSES = (0.5, 1, 2, 4, 8, 16)  # seconds between two attempts; the last one repeats
 
 
@@ -54,4 +55,6 @@ def patiently(place: str, attempt: Callable[[], T]) -> T:
 
 @functools.cache
 def _filesystem(uri: str) -> tuple[Any, str]:
+    if uri.startswith("gs://") and "retry_limit_seconds=" not in uri:
+        uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={GOOGLE_SECONDS}"
     return fs.FileSystem.from_uri(uri)

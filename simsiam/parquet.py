@@ -46,6 +46,17 @@ class File:
     modified: int
 
 
+def check_answers(place: str) -> None:
+    """Raises DataError for a bucket that does not answer. It asks once: a wrong name or key must not cost minutes."""
+    files, root = _open(place)
+    try:
+        files.get_file_info(root)
+    except OSError as error:
+        raise DataError(
+            f"The data in {buckets.shown(place)} cannot be read: {error}. Give others with --data."
+        ) from None
+
+
 def splits(place: str) -> dict[str, list[File]]:
     """The Parquet files of a folder or a bucket, here or in data/: split as it is named there -> its files.
 

@@ -114,6 +114,21 @@ def test_a_bucket_that_is_not_there_is_refused_at_once(server: Any, capsys: pyte
     assert "The results folder s3://nowhere/x cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.timeout(60)  # Google's client would try for a quarter of an hour
+def test_a_bucket_of_google_that_does_not_answer_is_refused_soon(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://localhost:{free_port()}")
+    monkeypatch.setattr(buckets, "GOOGLE_SECONDS", 1)
+    with pytest.raises(UserError, match="gs://nowhere/x cannot be written"):
+        Folder.at("gs://anonymous@nowhere/x").check_writable()
+    for command in (["--data", "gs://anonymous@nowhere/y"], ["--results", "gs://anonymous@nowhere/z", "--plan"]):
+        assert run.main(["--table", "stop_gradient", *command]) == 2
+        assert "gs://nowhere/" in capsys.readouterr().err
+    with pytest.raises(UserError, match="gs://nowhere/z cannot be read"):
+        results.load("stop_gradient", root="gs://anonymous@nowhere/z")
+
+
 def test_a_table_in_a_bucket(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--launcher", "local", "--results", folder.uri]
     assert run.main(command) == 0
