@@ -128,12 +128,12 @@ class Folder:
             files.delete_dir(f"{root}/{folder}")
 
     def check_readable(self) -> None:
-        """Raises UserError if a bucket does not answer. It asks once: a wrong name or key must not cost minutes."""
+        """Raises UserError if a bucket does not answer. It asks once: a wrong key must not cost minutes."""
         if not self.bucket:
             return
-        files, root = self.open()
         try:
-            files.get_file_info(root)
+            files, root = self.open()
+            files.get_file_info(f"{root}/trials")  # there or not: a bucket itself may be asked by fewer people
         except OSError as error:
             raise UserError(f"The results in {self} cannot be read: {error}. Give others with --results.") from None
 

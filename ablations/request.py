@@ -172,12 +172,12 @@ def _source(args: argparse.Namespace) -> Source:
 
     if args.recipe not in RECIPES:
         raise UserError(configs.unknown("recipe", args.recipe, RECIPES))
-    path = args.data or (None if args.recipe == "digits" else os.environ.get("SIMSIAM_DATA"))
+    path = args.data or (None if args.recipe == "digits" else os.environ.get("SIMSIAM_DATA")) or None
     if path is None and args.recipe != "digits":
         raise UserError(f"Recipe {args.recipe} needs pictures: name their folder with --data or in $SIMSIAM_DATA.")
     try:
         if path is None or not is_bucket(path):
-            return locate(path and Path(path).resolve())
+            return locate(None if path is None else Path(path).resolve())
         check_answers(path)
         return locate(path)
     except (DataError, OSError, RuntimeError) as error:

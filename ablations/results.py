@@ -56,9 +56,9 @@ def curves(table: str, *, recipe: str | None = None, overrides: str | None = Non
     Arguments and exceptions as of `load`. A trial that has no curve (it failed, or is infeasible) has no line.
     """
     key = ["row", "recipe", "overrides", "seed", "fingerprint"]
-    parts = []
+    store, parts = _store(root), []
     for line in load(table, recipe=recipe, overrides=overrides, root=root)[key].to_dict("records"):
-        if curve := _store(root).curve(line["fingerprint"]):
+        if curve := store.curve(line["fingerprint"]):
             parts.append(pd.DataFrame(curve).assign(**{str(name): value for name, value in line.items()}))
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*key, *CURVE])
     return _with_units(frame[[*key, *CURVE]], {**COLUMNS, **CURVE})
@@ -85,12 +85,11 @@ def claims(
         looks: how many numbers of seeds were looked at, if seeds were added until the claims were decided.
         names: of the tables; None for all.
     """
+    store = _store(root)
     found: list[tuple[Table, Verdict]] = []
     for name in tables.names() if names is None else names:
         table = tables.get(name)
-        lines = [
-            line for line in _store(root).table(name) if line["recipe"] == recipe and line["overrides"] == overrides
-        ]
+        lines = [line for line in store.table(name) if line["recipe"] == recipe and line["overrides"] == overrides]
         if lines:
             found.extend((table, each) for each in verdict.judge(table.claims, lines, looks=looks))
     return found

@@ -35,7 +35,7 @@ TITLES = {"worker": "ray::RayTrainWorker", "trial driver": "ray::ImplicitFunc"}
 PAUSE = 4.0, 14.0  # seconds between two kills
 
 TABLE = ["--table", "stop_gradient", "--seeds", "6", "--checkpoint-seconds", "1"]
-TABLE += ["--set", "epochs=30", "--set", "width=4"]
+TABLE += ["--set", "epochs=15", "--set", "width=4"]
 SCIENCE = ["table", "row", "recipe", "overrides", "seed", *METRICS, *configs.FIELDS]
 
 
@@ -69,6 +69,12 @@ class Site:
         self.others.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
         self.add()
+
+    def lose_head(self) -> None:
+        """The head goes without a word, and its nodes with it; a new cluster comes."""
+        self.cluster.remove_node(self.cluster.head_node, allow_graceful=False)
+        self.stop()
+        self.start()
 
     def stop(self) -> None:
         self.cluster.shutdown()
@@ -120,8 +126,11 @@ class Fire:
         self.next = time.monotonic() + 20  # so that something runs
 
     def __call__(self, run: subprocess.Popen[bytes]) -> None:
-        """Kill, if it is time and something of the kind that is next runs."""
-        if not self.kinds or time.monotonic() < self.next or not self._kill(self.kinds[-1], run):
+        """Kill, if it is time. What is not there yet gets its time once it is."""
+        if not self.kinds or time.monotonic() < self.next:
+            return
+        if not self._kill(self.kinds[-1], run):
+            self.next = time.monotonic() + self.random.uniform(*PAUSE)
             return
         kind = self.kinds.pop()
         self.killed[kind] += 1
@@ -132,9 +141,8 @@ class Fire:
         if kind == "node":
             self.site.lose(self.random.choice(self.site.others))
         elif kind == "head":
-            self.site.stop()
             run.kill()
-            self.site.start()
+            self.site.lose_head()
         elif kind == "run.py":
             run.kill()
         else:
@@ -161,8 +169,8 @@ def under_fire(results: Path, workers: int, seed: int, kills: int) -> tuple[coll
         left = leftovers(site)
     finally:
         site.stop()
-    assert not fire.kinds, f"the table ended before its last kills: {fire.kinds}"
     assert not left, f"left behind: {left}"
+    assert not fire.kinds, f"the table ended before its last kills: {fire.kinds}"
     return fire.killed, starts
 
 

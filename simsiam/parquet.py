@@ -47,10 +47,10 @@ class File:
 
 
 def check_answers(place: str) -> None:
-    """Raises DataError for a bucket that does not answer. It asks once: a wrong name or key must not cost minutes."""
-    files, root = _open(place)
+    """Raises DataError for a bucket that does not answer. It asks once: a wrong key must not cost minutes."""
     try:
-        files.get_file_info(root)
+        files, root = _open(place)
+        files.get_file_info(f"{root}/train.parquet")  # there or not: a bucket itself may be asked by fewer people
     except OSError as error:
         raise DataError(
             f"The data in {buckets.shown(place)} cannot be read: {error}. Give others with --data."

@@ -17,10 +17,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import tiny
+import torch
 from test_jobs import RAY, free_port
 
+from ablations import request as requests
 from ablations.files import Folder
 from ablations.results import load
+from ablations.store import Store
+from simsiam import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -180,6 +184,16 @@ def test_a_trial_goes_on_with_the_workers_that_fit_where_a_node_does_not_come_ba
     assert len(curves[0]) == 400
 
 
+def progress(name: str, content: bytes | None) -> dict[str, Any]:
+    """How far the trial is whose checkpoint has this name and content."""
+    assert content is not None
+    asked = requests.read(requests.parser().parse_args(["--table", "stop_gradient", *SMALL])).trials(1)
+    (config,) = [trial.config for trial in asked if name.startswith(trial.fingerprint)]
+    state = checkpoint.unpack(config, content, torch.device("cpu"))
+    assert state is not None
+    return state["progress"]
+
+
 def test_a_new_head_goes_on_from_the_bucket(server: Any, site: Any, tmp_path: Path) -> None:
     folder = Folder.at("s3://bucket/head")
     log, where = tmp_path / "log", ["--checkpoint-seconds", "1", "--results", folder.uri]
@@ -191,20 +205,22 @@ def test_a_new_head_goes_on_from_the_bucket(server: Any, site: Any, tmp_path: Pa
     table = ["--table", "stop_gradient", *SMALL, *where]
     process = run(table, environment(site), log)
     wait_until(lambda: folder.names("checkpoints"), process)
-    site.stop()
     process.kill()
     process.wait()
-    assert len(folder.names("trials")) == 1
-    site.start()
-    process = run(table, environment(site), tmp_path / "again")
-    assert process.wait() == 0, (tmp_path / "again").read_text()
+    site.lose_head()
+    assert folder.names("trials") == [finished]
+    (half_done,) = folder.names("checkpoints")
+    before = progress(half_done, folder.read(f"checkpoints/{half_done}"))["curve"]
+    process = run(table, environment(site), log)
+    assert process.wait() == 0, log.read_text()
 
-    first = re.search(r"epoch (\d+)", (tmp_path / "again").read_text())
-    assert first is not None
-    assert int(first[1]) > 1
     assert folder.read(f"trials/{finished}") == content
     assert folder.names("checkpoints") == []
     assert len(load("stop_gradient", root=folder.uri)) == 2
+    after = Store(folder).curve(half_done.partition("-")[0])
+    assert after is not None
+    assert 0 < len(before) < len(after) == 400
+    assert [line["seconds"] for line in after[: len(before)]] == [line["seconds"] for line in before]
 
 
 def test_a_node_that_says_it_goes_costs_no_more_than_a_checkpoint(site: Any, tmp_path: Path) -> None:

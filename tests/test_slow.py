@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import tiny
 
 from ablations import run
 
@@ -87,6 +89,22 @@ def test_a_run_that_is_killed_or_stopped_leaves_no_process_and_the_same_command_
     assert again.returncode == 0, out
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert len(pd.read_parquet(results / "stop_gradient.parquet")) == 4
+
+
+def test_code_that_is_edited_while_a_table_runs_changes_none_of_its_trials(tmp_path: Path, ray_folder: Path) -> None:
+    checkout, results = tmp_path / "checkout", tmp_path / "out"
+    for package in ("simsiam", "ablations"):
+        shutil.copytree(ROOT / package, checkout / package)
+    command = [sys.executable, "ablations/run.py", "--table", "stop_gradient", *tiny.OVERRIDES, "--seeds", "4"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {"RAY_TMPDIR": str(ray_folder)}
+    process = subprocess.Popen([*command, "--results", str(results)], env=environment, cwd=checkout)
+    assert wait_for_a_trial(results)
+    (checkout / "simsiam" / "monitor.py").write_text("raise RuntimeError('half an edit')")
+    assert process.wait() == 0
+    table = pd.read_parquet(results / "stop_gradient.parquet")
+    assert len(table) == 8
+    assert table.sources.nunique() == 1
 
 
 def _processes_of(folder: Path) -> list[str]:

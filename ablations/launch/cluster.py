@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,24 @@ from simsiam.config import Runtime
 
 
 def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names or that runs here, else start one on this machine."""
+    """Join the cluster that RAY_ADDRESS names or that runs here, else start one on this machine.
+
+    All nodes get the code as it is now: what is edited while a table runs changes none of its trials.
+    """
     _check_address(os.environ.get("RAY_ADDRESS", ""))
-    names = [name for name in (*ENVIRONMENT, "SIMSIAM_CACHE") if name in os.environ]
-    environment: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in names}}
+    variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    if cache := os.environ.get("SIMSIAM_CACHE"):
+        variables["SIMSIAM_CACHE"] = os.path.abspath(cache)  # workers stand in another folder
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    if not job.get("runtime_env", {}).get("working_dir"):  # else every node has the code already
-        environment["py_modules"] = [path for package in (simsiam, ablations) for path in package.__path__]
-    ray.init(runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
+    with tempfile.TemporaryDirectory() as copy:
+        environment: dict[str, Any] = {"env_vars": variables}
+        if not job.get("runtime_env", {}).get("working_dir"):  # else every node has the code already
+            for package in (simsiam, ablations):
+                shutil.copytree(
+                    package.__path__[0], Path(copy, package.__name__), ignore=shutil.ignore_patterns("__pycache__")
+                )
+            environment["working_dir"] = copy
+        ray.init(runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
     # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
     signal.signal(signal.SIGTERM, _interrupt)
 
