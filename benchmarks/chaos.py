@@ -32,10 +32,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 KINDS = {"worker": 5, "trial driver": 3, "node": 3, "run.py": 2}  # how often each is drawn; the head dies once
 TITLES = {"worker": "ray::RayTrainWorker", "trial driver": "ray::ImplicitFunc"}
+TRAINS = ("ray::TrainController", "ray::PlacementGroupCleaner")  # not to be left behind either
 PAUSE = 4.0, 14.0  # seconds between two kills
 
 TABLE = ["--table", "stop_gradient", "--seeds", "6", "--checkpoint-seconds", "1"]
-TABLE += ["--set", "epochs=15", "--set", "width=4"]
+TABLE += ["--set", "epochs=10", "--set", "width=4"]
 SCIENCE = ["table", "row", "recipe", "overrides", "seed", *METRICS, *configs.FIELDS]
 
 
@@ -97,9 +98,10 @@ def processes() -> Iterator[tuple[int, int, str]]:
             continue
 
 
-def victims(site: Site, kind: str) -> list[int]:
+def victims(site: Site, beginning: str) -> list[int]:
+    """Ray's workers on this site whose title begins so."""
     raylets = set(site.raylets())
-    return [pid for pid, parent, title in processes() if parent in raylets and title.startswith(TITLES[kind])]
+    return [pid for pid, parent, title in processes() if parent in raylets and title.startswith(beginning)]
 
 
 def start(results: Path, address: str | None, workers: int) -> subprocess.Popen[bytes]:
@@ -146,7 +148,7 @@ class Fire:
         elif kind == "run.py":
             run.kill()
         else:
-            found = victims(self.site, kind)
+            found = victims(self.site, TITLES[kind])
             if not found:
                 return False
             os.kill(self.random.choice(sorted(found)), signal.SIGKILL)
@@ -175,7 +177,7 @@ def under_fire(results: Path, workers: int, seed: int, kills: int) -> tuple[coll
 
 
 def leftovers(site: Site) -> list[str]:
-    """Placement groups, workers and drivers that are still there half a minute after the end."""
+    """Placement groups and processes of the trials that are still there a minute after the end."""
     import ray
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -184,7 +186,7 @@ def leftovers(site: Site) -> list[str]:
     while True:
         groups = ray.util.placement_group_table().values()
         left = [f"placement group {group['state']}" for group in groups if group["state"] != "REMOVED"]
-        left += [kind for kind in TITLES for _ in victims(site, kind)]
+        left += [title for title in (*TITLES.values(), *TRAINS) for _ in victims(site, title)]
         if not left or time.monotonic() > limit:
             ray.shutdown()
             return left

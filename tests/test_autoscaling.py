@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import ray
 import tiny
 import torch
 from test_jobs import RAY, free_port
@@ -24,6 +25,7 @@ from ablations import request as requests
 from ablations.files import Folder
 from ablations.results import load
 from ablations.store import Store
+from benchmarks import chaos
 from simsiam import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,10 +142,8 @@ LONG = ["--table", "stop_gradient", "--rows", "with", *SMALL]
 @pytest.fixture
 def site() -> Iterator[Any]:
     """A head without CPUs and two nodes of one."""
-    from benchmarks.chaos import Site
-
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    site = Site(nodes=2, cpus=1)
+    site = chaos.Site(nodes=2, cpus=1)
     site.start()
     yield site
     site.stop()
@@ -192,6 +192,27 @@ def progress(name: str, content: bytes | None) -> dict[str, Any]:
     state = checkpoint.unpack(config, content, torch.device("cpu"))
     assert state is not None
     return state["progress"]
+
+
+def test_what_a_driver_that_dies_has_reserved_is_free_for_the_next(site: Any, tmp_path: Path) -> None:
+    results = tmp_path / "out"
+    process = run([*LONG, "--workers", "2", "--results", str(results)], environment(site), tmp_path / "log")
+    ray.init(address=site.cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        # Created, and no worker started in it yet: all the CPUs there are.
+        wait_until(lambda: any("CPU" in group["bundles"][0] for group in placement_groups()), process)
+        (driver,) = chaos.victims(site, chaos.TITLES["trial driver"])
+        os.kill(driver, signal.SIGKILL)
+        assert process.wait(180) == 0, (tmp_path / "log").read_text()
+        assert len(pd.read_parquet(results / "stop_gradient.parquet")) == 1
+    finally:
+        process.kill()
+        ray.shutdown()
+    assert chaos.leftovers(site) == []
+
+
+def placement_groups() -> list[dict[str, Any]]:
+    return [group for group in ray.util.placement_group_table().values() if group["state"] == "CREATED"]
 
 
 def test_a_new_head_goes_on_from_the_bucket(server: Any, site: Any, tmp_path: Path) -> None:

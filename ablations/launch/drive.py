@@ -17,7 +17,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ablations import placement
 from ablations import trial as trials
 from ablations.files import Folder
-from ablations.launch import cluster
+from ablations.launch import cluster, orphans
 from ablations.store import FAILED, Store, unfinished
 from simsiam import distributed
 from simsiam.config import Config, Runtime, fingerprint
@@ -73,7 +73,8 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
 def _fit(job: Job, workers: int, name: str) -> Any:
     """Train's result of one worker group, from its start to its end."""
     files, root = Folder(job["results"]).open()
-    trainer = _train.torch.TorchTrainer(
+    orphans.remove_placement_groups()
+    trainer = orphans.Trainer(
         _work,
         train_loop_config=job,
         scaling_config=_train.ScalingConfig(
