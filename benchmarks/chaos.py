@@ -33,7 +33,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 KINDS = {"worker": 5, "trial driver": 3, "node": 3, "run.py": 2}  # how often each is drawn; the head dies once
 TITLES = {"worker": "ray::RayTrainWorker", "trial driver": "ray::ImplicitFunc"}
 TRAINS = ("ray::TrainController", "ray::PlacementGroupCleaner")  # not to be left behind either
-PAUSE = 4.0, 14.0  # seconds between two kills
+PAUSE = 8.0, 30.0  # seconds between two kills: a trial takes about 40
 
 TABLE = ["--table", "stop_gradient", "--seeds", "6", "--checkpoint-seconds", "1"]
 TABLE += ["--set", "epochs=10", "--set", "width=4"]
