@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from simsiam.config import Config
 from simsiam.loader import InMemory
 from simsiam.recipes import RECIPES
+
+# A busy machine is no failure: hypothesis measures no time.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # Of its own, so that a better recipe for the digits changes no test.
 SHAPE: dict[str, Any] = dict(

@@ -46,7 +46,7 @@ def test_the_mixer_gives_the_published_numbers() -> None:
     assert randomness._mix(np.array(states, np.uint64)).tolist() == published
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.text(max_size=8), max_size=5))
 def test_bits_are_the_hash_in_python_integers(words: list[int | str]) -> None:
     assert randomness.bits(*words).tolist() == [hashed(*words)]

@@ -44,7 +44,7 @@ def finish(store: Store, trials: list[Trial], **changes: Any) -> None:
         store.write(a_result(trial.config, **changes), [{"epoch": 1, "loss": -0.5}])
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(config=some_configs())
 def test_a_config_survives_parquet(tmp_path: Path, config: Config) -> None:
     store = Store.at(tmp_path)
