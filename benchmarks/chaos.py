@@ -33,9 +33,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 KINDS = {"worker": 5, "trial driver": 3, "node": 3, "run.py": 2}  # how often each is drawn; the head dies once
 TITLES = {"worker": "ray::RayTrainWorker", "trial driver": "ray::ImplicitFunc"}
 TRAINS = ("ray::TrainController", "ray::PlacementGroupCleaner")  # not to be left behind either
-PAUSE = 8.0, 30.0  # seconds between two kills: a trial takes about 40
+PAUSE = 8.0, 30.0  # seconds between two kills, at least: a trial takes about 40
 
-TABLE = ["--table", "stop_gradient", "--seeds", "6", "--checkpoint-seconds", "1"]
+TRIALS = 12
+TABLE = ["--table", "stop_gradient", "--seeds", str(TRIALS // 2), "--checkpoint-seconds", "1"]
 TABLE += ["--set", "epochs=10", "--set", "width=4"]
 SCIENCE = ["table", "row", "recipe", "overrides", "seed", *METRICS, *configs.FIELDS]
 
@@ -120,24 +121,27 @@ def start(results: Path, address: str | None, workers: int) -> subprocess.Popen[
 class Fire:
     """The schedule: what is killed, and when."""
 
-    def __init__(self, site: Site, seed: int, kills: int) -> None:
-        self.site, self.random = site, random.Random(seed)
+    def __init__(self, site: Site, results: Path, seed: int, kills: int) -> None:
+        self.site, self.results, self.random = site, results, random.Random(seed)
         self.kinds = ["head", *self.random.choices([*KINDS], [*KINDS.values()], k=kills - 1)]
         self.random.shuffle(self.kinds)
-        self.killed: collections.Counter[str] = collections.Counter()
+        self.kills = kills
+        self.killed: list[tuple[str, int]] = []  # what, and how many trials were finished then
         self.next = time.monotonic() + 20  # so that something runs
 
     def __call__(self, run: subprocess.Popen[bytes]) -> None:
         """Kill, if it is time. What is not there yet gets its time once it is."""
         if not self.kinds or time.monotonic() < self.next:
             return
+        finished = len([*self.results.glob("trials/*.parquet")])
+        if finished * self.kills < len(self.killed) * (TRIALS - 1):  # every trial gets its share
+            return
         if not self._kill(self.kinds[-1], run):
             self.next = time.monotonic() + self.random.uniform(*PAUSE)
             return
-        kind = self.kinds.pop()
-        self.killed[kind] += 1
+        self.killed.append((self.kinds.pop(), finished))
         self.next = time.monotonic() + self.random.uniform(*PAUSE)
-        print(f"{sum(self.killed.values()):3} {kind}", flush=True)
+        print(f"{len(self.killed):3} {self.killed[-1][0]}, {finished} of {TRIALS} trials finished", flush=True)
 
     def _kill(self, kind: str, run: subprocess.Popen[bytes]) -> bool:
         if kind == "node":
@@ -155,11 +159,11 @@ class Fire:
         return True
 
 
-def under_fire(results: Path, workers: int, seed: int, kills: int) -> tuple[collections.Counter[str], int]:
-    """The table, killed again and again -> what was killed, and how often the command was started."""
+def under_fire(results: Path, workers: int, seed: int, kills: int) -> tuple[list[tuple[str, int]], int]:
+    """The table, killed again and again -> what was killed and when, and how often the command was started."""
     site = Site(nodes=3, cpus=1)
     site.start()
-    fire, starts = Fire(site, seed, kills), 0
+    fire, starts = Fire(site, results, seed, kills), 0
     try:
         while True:
             run, starts = start(results, site.cluster.address, workers), starts + 1
@@ -228,21 +232,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     killed, starts = under_fire(folder / "fire", args.workers, args.seed, args.kills)
     seconds["under fire"] = time.monotonic() - begun
     same(peace, folder / "fire")
-    lines = len(pd.read_parquet(folder / "fire" / "stop_gradient.parquet"))
+    assert len(pd.read_parquet(folder / "fire" / "stop_gradient.parquet")) == TRIALS
+    kinds, moments = (collections.Counter(each) for each in zip(*killed, strict=True))
     report = f"""# A table under fire
 
     python -m benchmarks.chaos --seed {args.seed} --kills {args.kills} --workers {args.workers}
 
 {datetime.date.today()}, ray {provenance.version("ray")}, torch {provenance.version("torch")}, {provenance.processor()},
-{os.cpu_count()} cores. A head without CPUs and 3 nodes of 1 CPU on one machine; {lines} trials of {args.workers}
+{os.cpu_count()} cores. A head without CPUs and 3 nodes of 1 CPU on one machine; {TRIALS} trials of {args.workers}
 worker{"s" * (args.workers > 1)}.
 
-- Kills, all by SIGKILL: {sum(killed.values())} ({", ".join(f"{n} {kind}" for kind, n in sorted(killed.items()))}).
+- Kills, all by SIGKILL: {args.kills} ({", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))}), spread over the
+  table: {", ".join(f"{moments[n]}" for n in range(TRIALS))} with 0, 1, 2 ... trials finished.
 - The command was started {starts} times in all; it ended with exit code 0.
-- All {lines} rows equal those of the undisturbed run, bit for bit, in every scientific column and in every curve.
+- All {TRIALS} rows equal those of the undisturbed run, bit for bit, in every scientific column and in every curve.
 - No row lost, none doubled; no checkpoint, worker, driver or placement group left behind.
 - Time: {seconds["under fire"]:.0f} s, undisturbed {seconds["in peace"]:.0f} s:
-  {(seconds["under fire"] - seconds["in peace"]) / sum(killed.values()):.0f} s a kill, on a machine with other work.
+  {(seconds["under fire"] - seconds["in peace"]) / args.kills:.0f} s a kill, on a machine with other work.
 """
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "chaos.md").write_text(report)
