@@ -196,14 +196,16 @@ def progress(name: str, content: bytes | None) -> dict[str, Any]:
 
 def test_what_a_driver_that_dies_has_reserved_is_free_for_the_next(site: Any, tmp_path: Path) -> None:
     results = tmp_path / "out"
-    process = run([*LONG, "--workers", "2", "--results", str(results)], environment(site), tmp_path / "log")
+    often = [*LONG, "--checkpoint-seconds", "1", "--workers", "2", "--results", str(results)]
+    process = run(often, environment(site), tmp_path / "log")
     ray.init(address=site.cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
         # Created, and no worker started in it yet: all the CPUs there are.
         wait_until(lambda: any("CPU" in group["bundles"][0] for group in placement_groups()), process)
         (driver,) = chaos.victims(site, chaos.TITLES["trial driver"])
         os.kill(driver, signal.SIGKILL)
-        assert process.wait(180) == 0, (tmp_path / "log").read_text()
+        wait_until(lambda: [*results.glob("checkpoints/*.pt")], process)
+        assert process.wait() == 0, (tmp_path / "log").read_text()
         assert len(pd.read_parquet(results / "stop_gradient.parquet")) == 1
     finally:
         process.kill()
