@@ -43,7 +43,7 @@ def launch(
         ask = cluster.ask(runtime)
         there, possible, head_bytes = cluster.nodes()
         concurrent = placement.concurrent(there, possible, ask, head_bytes)
-        print(f"Placement: {ask} a trial, {concurrent} trials at once.", flush=True)
+        print(f"Placement: {ask} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once.", flush=True)
         decoded = ours.shared(runtime, [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
         job = {
