@@ -13,10 +13,16 @@ set -euo pipefail
 
 # The token is this job's own and stands in no file: srun hands it on.
 RAY_AUTH_TOKEN=$(python3 -c "import secrets; print(secrets.token_hex(32))")
-head=$(hostname) others=$((SLURM_JOB_NUM_NODES - 1))
+head=${SLURMD_NODENAME:-$(hostname)} others=$((SLURM_JOB_NUM_NODES - 1))
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_ADDRESS=$head:6379 PATH=$PWD/.venv/bin:$PATH
 
-wait_for() { until "$@" >/dev/null 2>&1; do sleep 2; done; }
+# Until a command succeeds, or Ray has ended where it was started last.
+wait_for() {
+  until "$@" >/dev/null 2>&1; do
+    kill -0 $! 2>/dev/null || { echo "slurm.sh: Ray has not started, see above." >&2; exit 1; }
+    sleep 2
+  done
+}
 
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
   ray start --head --port=6379 --dashboard-host=127.0.0.1 --block &

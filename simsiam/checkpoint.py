@@ -31,13 +31,14 @@ def pack(config: Config, state: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(config: Config, content: bytes, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The state, or None if there is none that can be read.
+def unpack(config: Config, content: bytes) -> dict[str, Any] | None:
+    """The state, its tensors on the CPU, or None if there is none that can be read.
 
     Raises WrongCheckpointError if it is of another Config, naming the fields that differ.
     """
     try:
-        packed = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        # Not onto a GPU at once: without room there, a whole checkpoint would pass for a torn one.
+        packed = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError):  # torn by a dying disk: the run starts again
         return None
     differing = difference(packed["config"], dataclasses.asdict(config))

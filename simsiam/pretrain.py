@@ -117,15 +117,22 @@ class _Run:
         return bool(self.progress.curve) and not math.isfinite(self.progress.curve[-1]["loss"])
 
     def resume(self) -> None:
+        """Go on from the checkpoint, if there is one. Raises RuntimeError if the workers do not find the same."""
         content = self.place.read()
-        state = None if content is None else checkpoint.unpack(self.config, content, self.device)
-        if state is None:
-            init = monitor.measure(self.model, self.train, self.test, self.protocol)
-            self.progress.knn_top1_init = init["knn_top1"]
-        else:
+        state = None if content is None else checkpoint.unpack(self.config, content)
+        if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])
+        steps = distributed.everyone(self.progress.step)
+        if len(set(steps)) > 1:
+            raise RuntimeError(
+                f"The workers of a trial must go on from one checkpoint. Got those of steps {steps} instead: "
+                "keep the results in a folder that is the same on all nodes, or in a bucket."
+            )
+        if state is None:
+            init = monitor.measure(self.model, self.train, self.test, self.protocol)
+            self.progress.knn_top1_init = init["knn_top1"]
         if not self.progress.workers or self.progress.workers[-1][1] != distributed.world_size():
             self.progress.workers.append((self.progress.step, distributed.world_size()))
 

@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 import ray
 import tiny
-import torch
 from test_jobs import RAY, free_port
 
 from ablations import request as requests
@@ -189,7 +188,7 @@ def progress(name: str, content: bytes | None) -> dict[str, Any]:
     assert content is not None
     asked = requests.read(requests.parser().parse_args(["--table", "stop_gradient", *SMALL])).trials(1)
     (config,) = [trial.config for trial in asked if name.startswith(trial.fingerprint)]
-    state = checkpoint.unpack(config, content, torch.device("cpu"))
+    state = checkpoint.unpack(config, content)
     assert state is not None
     return state["progress"]
 

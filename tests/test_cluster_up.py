@@ -123,6 +123,14 @@ def test_slurm_starts_a_head_and_the_others_with_one_token_and_then_the_table(no
     assert {call.environment["RAY_AUTH_MODE"] for call in made} == {"token"}
 
 
+def test_slurm_gives_up_where_ray_does_not_start(home: Path) -> None:
+    ray = home / "simsiam-ablations" / ".venv" / "bin" / "ray"
+    ray.write_text(RECORDER + "sys.exit(1)\n")
+    places = {"SIMSIAM_DATA": "s3://data", "SIMSIAM_RESULTS": "s3://results"}
+    made = calls(["bash", str(ROOT / "cluster" / "slurm.sh")], home, SLURM_JOB_NUM_NODES="1", **places)
+    assert {call.program for call in made} == {"ray", "srun"}  # no run.py
+
+
 # `ray up cluster/aws.yaml`, with moto for EC2 and a recorder for ssh and rsync.
 
 

@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 
-from ablations import request, results, run
+from ablations import launch, request, results, run
 from ablations import store as stores
 from ablations.launch import drive
 from simsiam import checkpoint
@@ -80,6 +80,17 @@ def test_a_failing_trial_is_a_row_and_stops_no_other(cluster: str, tmp_path: Pat
     assert table.outcome["with"] == "failed"
     assert table.message["with"]
     assert table.outcome["without"] in ("finished", "collapsed")
+
+
+def test_a_node_that_came_later_and_does_not_see_the_results_fails_its_trial(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the workers look for is not there, as on a node with a disk of its own.
+    monkeypatch.setattr(launch.cluster, "check_that_nodes_see", lambda *arguments: None)
+    command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--rows", "with", "--results", str(tmp_path)]
+    assert run.main(command) == 1
+    (message,) = pd.read_parquet(tmp_path / "stop_gradient.parquet").message
+    assert "does not see the results folder" in message
 
 
 def test_results_in_a_bucket(cluster: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,6 +134,24 @@ def test_workers_that_each_normalise_their_own_share_do_not_agree(found: dict[in
     assert differences["z_std"] > 1e-1, differences
 
 
+def resume_apart(rank: int, folder: str, decoded: Decoded) -> None:
+    """Two workers, of which the first alone has a checkpoint."""
+    config, place = tiny.config(), tiny.Memory()
+
+    def go() -> None:
+        trial.run(config, Runtime(), decoded=decoded, place=place, on_epoch=lambda line: None)
+
+    if rank == 0:
+        go()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    with pytest.raises(RuntimeError, match="go on from one checkpoint"):
+        go()
+
+
+def test_workers_that_find_different_checkpoints_do_not_train(tmp_path: Path) -> None:
+    mp.spawn(resume_apart, (str(tmp_path), pictures()[tiny.config().train_images]), nprocs=2)
+
+
 @pytest.mark.parametrize("world", WORLDS[1:])
 def test_every_worker_of_a_trial_comes_to_the_same_numbers(found: dict[int, list[Found]], world: int) -> None:
     for name in RUNS:

@@ -111,7 +111,7 @@ def _possible() -> list[Nodes]:
 
 def check_that_nodes_see(store: Store, scratch: str, data_path: str | None) -> None:
     """Raises UserError if a node lacks the results folder, or the data folder that its workers will read."""
-    marker = f"{scratch}/marker"
+    marker = _marker(scratch)
     store.folder.write(marker, b"")
     paths = [] if store.folder.bucket else [f"{store.folder.uri}/{marker}"]
     if data_path and not is_bucket(data_path):
@@ -128,7 +128,21 @@ def check_that_nodes_see(store: Store, scratch: str, data_path: str | None) -> N
     for address, look in looks.items():
         for path in ray.get(look):
             what = f"the results folder {store.folder}" if path.endswith(marker) else f"the data folder {path}"
-            raise UserError(f"Node {address} does not see {what}. Use a folder that all nodes mount, or a bucket.")
+            raise UserError(_unseen(address, what))
+
+
+def check_that_this_node_sees(store: Store, scratch: str) -> None:
+    """The same, asked by a worker, whose node may have come later. Raises UserError."""
+    if store.folder.modified(_marker(scratch)) is None:
+        raise UserError(_unseen(ray.util.get_node_ip_address(), f"the results folder {store.folder}"))
+
+
+def _marker(scratch: str) -> str:
+    return f"{scratch}/marker"
+
+
+def _unseen(address: str, what: str) -> str:
+    return f"Node {address} does not see {what}. Use a folder that all nodes mount, or a bucket."
 
 
 @ray.remote

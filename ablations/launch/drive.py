@@ -99,6 +99,8 @@ def _work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
     if device.type == "cuda" and distributed.world_size() > 1:
         node, gpu = ray.get_runtime_context().get_node_id(), str(torch.cuda.get_device_properties(device).uuid)
         placement.check_devices(distributed.everyone((node, gpu)))
+    store = Store.at(job["results"])
+    cluster.check_that_this_node_sees(store, job["scratch"])
     told, noticed = time.monotonic(), False
 
     def on_epoch(line: trials.Result) -> None:
@@ -118,7 +120,7 @@ def _work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
         config,
         runtime,
         decoded=cast("Decoded | None", ray.get(job["pictures"])),
-        place=Store.at(job["results"]).checkpoint(fingerprint(config)),
+        place=store.checkpoint(fingerprint(config)),
         on_epoch=on_epoch,
         hurry=hurry,
     )
