@@ -118,9 +118,10 @@ def _raw_pixel_knn(train: Images, test: Images, protocol: Protocol) -> float | N
         return None
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
         return None
-    bank, labels = monitor.labelled(train.pixels.flatten(1).float(), train)
-    query = test.pixels.flatten(1).float()
-    return monitor.knn_top1(bank, labels, query, test.labels, k=protocol.knn_k, temperature=protocol.knn_temperature)
+    ids = torch.from_numpy(monitor.labelled(train)).to(train.labels.device)
+    bank, query = (pixels.flatten(1).float() for pixels in (train.pixels[ids], test.pixels))
+    k, temperature = protocol.knn_k, protocol.knn_temperature
+    return monitor.knn_top1(bank, train.labels[ids], query, test.labels, k=k, temperature=temperature)
 
 
 def _machine(runtime: Runtime) -> Result:

@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simsiam import distributed, views
-from simsiam.loader import Images
+from simsiam.loader import Ids, Images
 from simsiam.model import SimSiam
 from simsiam.protocols import Protocol
 
 FINISHED, COLLAPSED, DIVERGED = "finished", "collapsed", "diverged"
 COLLAPSED_STD, COLLAPSED_RANK = 0.02, 3.0
 
-_BATCH = 256  # pictures in one forward of an evaluation
-_CHUNK = 1024  # test pictures compared with the whole bank at once
+# Pictures in one forward, and rows in one product of features. The shape of a product decides how it is rounded, so
+# workers share whole batches.
+_BATCH = 256
 
 
 def outcome(loss: float, z_std: float, effective_rank: float) -> str:
@@ -61,35 +62,64 @@ def effective_rank(z: Tensor) -> float:
 def knn_top1(
     bank: Tensor, bank_labels: Tensor, features: Tensor, labels: Tensor, *, k: int, temperature: float
 ) -> float:
-    """Per cent of samples (n, D) whose k nearest of the bank (N, D) vote for their label.
+    """Per cent of samples (n, D), the same on all workers, whose k nearest of the bank vote for their label.
 
     Votes weigh exp(cosine / temperature) (Wu et al. 2018). Of features that are not finite it is nan.
+
+    Args:
+        bank: this worker's part (N_w, D) of it: the embedding of ImageNet's training set takes 10 GB.
+        bank_labels: those of this worker's part, (N_w,).
     """
-    if not (bank.isfinite().all() and features.isfinite().all()):
+    if not all(distributed.everyone(bool(bank.isfinite().all() and features.isfinite().all()))):
         return math.nan
-    bank = F.normalize(bank, dim=1)
-    classes = int(bank_labels.max()) + 1
+    blocks = [F.normalize(block, dim=1) for block in bank.split(_BATCH)]
     correct = 0
-    for part, wanted in zip(features.split(_CHUNK), labels.split(_CHUNK), strict=True):
-        cosine, nearest = (F.normalize(part, dim=1) @ bank.T).topk(min(k, len(bank)), dim=1)
-        weights = ((cosine - cosine[:, :1]) / temperature).exp()
-        votes = weights.new_zeros(len(part), classes).scatter_add(1, bank_labels[nearest], weights)
+    for part, wanted in zip(features.split(_BATCH), labels.split(_BATCH), strict=True):
+        query = F.normalize(part, dim=1)
+        cosine, named = _nearest(torch.cat([query @ block.T for block in blocks], 1), bank_labels, k)
+        cosine, named = (torch.cat([*distributed.stack(each)], 1) for each in (cosine, named))
+        cosine, named = _nearest(cosine, named, k)
+        weights = ((cosine - cosine.amax(1, keepdim=True)) / temperature).exp()
+        votes = weights.new_zeros(len(part), int(named.max()) + 1).scatter_add(1, named, weights)
         correct += int((votes.argmax(1) == wanted).sum())
     return 100 * correct / len(labels)
 
 
+def _nearest(cosine: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, in the order of the columns, and their labels, (N,) or (n, N); of equals the first.
+
+    So the k largest of what parts of the columns give are those of all, to the bit. Where there are fewer than k,
+    cosines of -inf, which have no vote, fill up.
+    """
+    if missing := max(0, k - cosine.shape[1]):
+        cosine = F.pad(cosine, (0, missing), value=-math.inf)
+        labels = F.pad(labels, (0, missing))
+    least = cosine.topk(k, dim=1).values[:, -1:]
+    more, equal = cosine > least, cosine == least
+    room = k - more.sum(1, keepdim=True)
+    chosen = (more | equal & (equal.cumsum(1, dtype=torch.int32) <= room)).nonzero()[:, 1].view(-1, k)
+    return cosine.gather(1, chosen), labels.expand_as(cosine).gather(1, chosen)
+
+
+def labelled(images: Images) -> Ids:
+    """This worker's share of the pictures that have a label, in whole batches. Of STL-10's training set, most have
+    none."""
+    known = torch.nonzero(images.labels >= 0).flatten().cpu().numpy()
+    part = distributed.share(math.ceil(len(known) / _BATCH))
+    return known[part.start * _BATCH : part.stop * _BATCH]
+
+
 @torch.no_grad()
-def embed(forward: Callable[[Tensor], Tensor], images: Images, crop: float) -> Tensor:
-    """`forward` of the central crop of every picture, this worker's share of them computed here -> (N, D) float32 or
-    wider, on all workers. The caller has put the network in eval mode."""
-    part = distributed.share(len(images))
-    ids = np.arange(part.start, part.stop)
+def embed(forward: Callable[[Tensor], Tensor], images: Images, crop: float) -> tuple[Tensor, Tensor]:
+    """`forward` of the central crop of this worker's share of the pictures that have a label -> (N_w, D), and their
+    labels (N_w,). The caller has put the network in eval mode."""
+    ids = labelled(images)
     crops = [views.CenterCrop(crop)]
     requests = [(ids[i : i + _BATCH], crops) for i in range(0, len(ids), _BATCH)]
     out = [forward(views.normalise(pixels[0])) for pixels in images.stream(requests)]
-    if not out:  # more workers than pictures: no rows, but as wide as the others'
+    if not out:  # more workers than batches: no rows, but as wide as the others'
         out = [forward(views.normalise(images.batch(np.array([0]), crops)[0]))[:0]]
-    return distributed.gather(torch.cat(out))
+    return torch.cat(out), images.labels[torch.from_numpy(ids).to(images.labels.device)]
 
 
 def measure(model: SimSiam, train: Images, test: Images, protocol: Protocol) -> dict[str, float]:
@@ -97,16 +127,16 @@ def measure(model: SimSiam, train: Images, test: Images, protocol: Protocol) -> 
     dtype = next(model.parameters()).dtype
     training = model.training
     model.eval()
-    features = embed(lambda x: model.backbone(x.to(dtype)), test, protocol.crop)
+    features, labels = map(distributed.gather, embed(lambda x: model.backbone(x.to(dtype)), test, protocol.crop))
     with torch.no_grad():
-        z = torch.cat([model.projector(part) for part in features.split(_CHUNK)])
-    bank, bank_labels = labelled(embed(lambda x: model.backbone(x.to(dtype)), train, protocol.crop), train)
+        z = torch.cat([model.projector(part) for part in features.split(_BATCH)])
+    bank, bank_labels = embed(lambda x: model.backbone(x.to(dtype)), train, protocol.crop)
     model.train(training)
     return {
         "z_std": z_std(z),
         "effective_rank": effective_rank(z),
         "knn_top1": knn_top1(
-            bank, bank_labels, features, test.labels, k=protocol.knn_k, temperature=protocol.knn_temperature
+            bank, bank_labels, features, labels, k=protocol.knn_k, temperature=protocol.knn_temperature
         ),
     }
 
@@ -118,9 +148,3 @@ def roughness(losses: list[float]) -> float | None:
     half = losses[len(losses) // 2 :]
     changes = [abs(b - a) for a, b in itertools.pairwise(half)]
     return sum(changes) / len(changes) if changes else None
-
-
-def labelled(features: Tensor, images: Images) -> tuple[Tensor, Tensor]:
-    """The rows of features (N, D) that have a label, and the labels. STL-10's training set has both kinds."""
-    known = images.labels >= 0
-    return features[known], images.labels[known]

@@ -29,9 +29,9 @@ def linear_top1(model: SimSiam, train: Images, test: Images, protocol: Protocol,
     def backbone(x: Tensor) -> Tensor:
         return model.backbone(x.to(dtype)).float()
 
-    features = monitor.embed(backbone, test, protocol.crop)
+    features, wanted = map(distributed.gather, monitor.embed(backbone, test, protocol.crop))
     if protocol.probe_optimizer == "lbfgs":
-        bank, labels = monitor.labelled(monitor.embed(backbone, train, protocol.crop), train)
+        bank, labels = map(distributed.gather, monitor.embed(backbone, train, protocol.crop))
         mean, std = bank.mean(0), bank.std(0).clamp(min=1e-6)
         classifier = logistic_regression(
             (bank - mean) / std, labels, l2=_given(protocol.probe_l2), iterations=protocol.probe_epochs
@@ -40,7 +40,7 @@ def linear_top1(model: SimSiam, train: Images, test: Images, protocol: Protocol,
     else:
         classifier = _train_on_crops(backbone, model.backbone.features, train, protocol, seed)
     with torch.no_grad():
-        right = classifier(features).argmax(1) == test.labels
+        right = classifier(features).argmax(1) == wanted
     return 100 * float(right.double().mean())
 
 

@@ -13,7 +13,7 @@ from conftest import digits, random_images
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from simsiam import monitor
+from simsiam import distributed, monitor
 from simsiam.batch_norm import BatchNorm
 from simsiam.model import SimSiam
 from simsiam.protocols import PROTOCOLS
@@ -195,16 +195,44 @@ def test_measure_leaves_the_pictures_without_label_out_of_the_bank() -> None:
 @pytest.mark.parametrize(("crop", "low", "high"), [(1.0, 0, 8), (0.5, 2, 6), (0.75, 1, 7)])
 def test_embed_is_of_every_central_crop_in_order(crop: float, low: int, high: int) -> None:
     images = random_images(600, seed=3, size=high - low)
-    got = monitor.embed(lambda x: x.flatten(1), images, crop)
+    got, labels = monitor.embed(lambda x: x.flatten(1), images, crop)
+    assert torch.equal(labels, images.labels)
     expected = normalised(images.pixels)[:, :, low:high, low:high].flatten(1)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
-def test_labelled_drops_minus_one() -> None:
-    images = dataclasses.replace(random_images(5, seed=0), labels=torch.tensor([2, -1, 0, -1, 1]))
-    features, labels = monitor.labelled(torch.arange(10.0).view(5, 2), images)
+def test_embed_drops_the_pictures_without_label() -> None:
+    images = random_images(5, seed=0, size=8)
+    images = dataclasses.replace(images, labels=torch.tensor([2, -1, 0, -1, 1]))
+    features, labels = monitor.embed(lambda x: x.flatten(1), images, 1.0)
     assert labels.tolist() == [2, 0, 1]
-    assert features.tolist() == [[0, 1], [4, 5], [8, 9]]
+    torch.testing.assert_close(features, normalised(images.pixels)[[0, 2, 4]].flatten(1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 4, 7])
+def test_workers_share_whole_batches_of_an_evaluation(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = random_images(1437, seed=0)  # five batches and a rest: of seven workers, one has nothing
+    monkeypatch.setattr(distributed, "world_size", lambda: workers)
+    shares = []
+    for rank in range(workers):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(monitor.labelled(images))
+    assert np.concatenate(shares).tolist() == list(range(1437))
+    assert all(len(ids) == 0 or ids[0] % 256 == 0 for ids in shares)
+    assert max(map(len, shares)) <= 256 * math.ceil(6 / workers)
+
+
+def test_the_nearest_are_those_of_the_parts_of_the_bank_also_among_equals() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cosine = torch.randint(-3, 4, (50, 90), generator=generator) / 4  # 13 of each value: the 20th has many equals
+    labels = torch.arange(90)
+    by_hand = [sorted(sorted(range(90), key=lambda i: (-row[i], i))[:20]) for row in cosine.tolist()]
+    whole = monitor._nearest(cosine, labels, 20)
+    assert whole[1].tolist() == by_hand
+    assert torch.equal(whole[0], cosine.gather(1, whole[1]))
+    parts = [monitor._nearest(cosine[:, a:b], labels[a:b], 20) for a, b in ((0, 0), (0, 5), (5, 90))]
+    merged = monitor._nearest(*(torch.cat(each, 1) for each in zip(*parts, strict=True)), 20)
+    assert all(torch.equal(a, b) for a, b in zip(merged, whole, strict=True))
 
 
 def test_a_network_that_blew_up_is_measured_not_a_crash() -> None:
