@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +14,7 @@ import simsiam
 from ablations import provenance
 from simsiam import config as configs
 from simsiam import data, distributed, loader, monitor, pretrain, probe
-from simsiam.checkpoint import Place
+from simsiam.checkpoint import Keeper, Place
 from simsiam.config import Config, Runtime
 from simsiam.loader import Decoded, Images, InMemory
 from simsiam.model import SimSiam
@@ -54,16 +53,16 @@ def run(
     if runtime.device.startswith("cuda"):
         torch.cuda.set_per_process_memory_fraction(runtime.gpu_fraction)
     train, test = loader.load(decoded or data.locate(runtime.data_path), config, runtime)
-    model, progress = pretrain.pretrain(config, runtime, train, test, place=place, on_epoch=on_epoch, hurry=hurry)
-    begun = time.monotonic()
+    keeper = Keeper(config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry)
+    model, progress = pretrain.pretrain(config, runtime, train, test, keeper=keeper, on_epoch=on_epoch)
     result = {
         **dataclasses.asdict(config),
         "fingerprint": configs.fingerprint(config),
-        **_evaluated(config, model, progress, train, test),
+        **_evaluated(config, model, progress, train, test, keeper),
     }
     speed = [line["images_per_second"] for line in progress.curve]
     result |= {
-        "wall_seconds": progress.seconds + time.monotonic() - begun,
+        "wall_seconds": keeper.seconds,
         "images_per_second": sorted(speed)[len(speed) // 2],
         "started": started,
         "ended": _now(),
@@ -73,13 +72,15 @@ def run(
     return result, progress.curve
 
 
-def _evaluated(config: Config, model: SimSiam, progress: pretrain.Progress, train: Images, test: Images) -> Result:
+def _evaluated(
+    config: Config, model: SimSiam, progress: pretrain.Progress, train: Images, test: Images, keeper: Keeper
+) -> Result:
     """What a trained model came to."""
     last, protocol = progress.curve[-1], PROTOCOLS[config.protocol]
     outcome = monitor.outcome(last["loss"], last["z_std"], last["effective_rank"])
     linear_top1 = None
     if outcome != monitor.DIVERGED:
-        linear_top1 = probe.linear_top1(model, train, test, protocol, seed=config.seed)
+        linear_top1 = probe.linear_top1(model, train, test, protocol, seed=config.seed, keeper=keeper)
     return {
         "outcome": outcome,
         **{name: last[name] for name in ("loss", "z_std", "effective_rank", "knn_top1")},

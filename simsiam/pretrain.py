@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from simsiam import checkpoint, distributed, monitor, objective, optim, randomness, views
+from simsiam.checkpoint import Keeper
 from simsiam.config import Config, Runtime
 from simsiam.loader import Images, Request
 from simsiam.model import SimSiam
 from simsiam.protocols import PROTOCOLS
-
-_CLOCK = 20  # steps between two looks at the clock inside an epoch: with many workers, a look is a broadcast
 
 Line = dict[str, Any]  # one epoch: epoch, loss, z_std, effective_rank, knn_top1, lr, seconds, images_per_second
 
@@ -33,7 +32,6 @@ class Progress:
         step: steps done.
         loss_sum: of the steps of the epoch under way.
         train_seconds: wall-clock time of the steps of the epoch under way.
-        seconds: wall-clock time of the run up to its last checkpoint, monitoring included.
         knn_top1_init: of the untrained network, per cent.
         curve: one line an epoch.
         workers: (step, workers from that step on), one pair for each change of their number.
@@ -42,7 +40,6 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     train_seconds: float = 0.0
-    seconds: float = 0.0
     knn_top1_init: float = math.nan
     curve: list[Line] = field(default_factory=list)
     workers: list[tuple[int, int]] = field(default_factory=list)
@@ -65,16 +62,14 @@ def pretrain(
     train: Images,
     test: Images,
     *,
-    place: checkpoint.Place,
+    keeper: Keeper,
     on_epoch: Callable[[Line], None],
-    hurry: Callable[[], bool] = lambda: False,
 ) -> tuple[SimSiam, Progress]:
-    """Train from the last checkpoint in `place`, or from the seed, to the last epoch or to a loss that is not finite.
+    """Train from the last checkpoint, or from the seed, to the last epoch or to a loss that is not finite.
 
-    `on_epoch` is called on every worker with the line of each epoch; `hurry` on every worker at each look at the clock,
-    and says whether a checkpoint is wanted at once.
+    `on_epoch` is called on every worker with the line of each epoch.
     """
-    run = _Run(config, runtime, train, test, place, hurry)
+    run = _Run(config, runtime, train, test, keeper)
     run.resume()
     steps = run.steps_per_epoch
     batches = train.stream(_requests(config, len(train), run.progress.step, steps))
@@ -88,17 +83,8 @@ def pretrain(
 class _Run:
     """The objects of one run, and what happens to them in an epoch."""
 
-    def __init__(
-        self,
-        config: Config,
-        runtime: Runtime,
-        train: Images,
-        test: Images,
-        place: checkpoint.Place,
-        hurry: Callable[[], bool],
-    ) -> None:
-        self.config, self.runtime, self.train, self.test = config, runtime, train, test
-        self.place, self.hurry = place, hurry
+    def __init__(self, config: Config, runtime: Runtime, train: Images, test: Images, keeper: Keeper) -> None:
+        self.config, self.train, self.test, self.keeper = config, train, test, keeper
         self.device = torch.device(runtime.device)
         dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.model = SimSiam(config).to(self.device, dtype)
@@ -110,27 +96,18 @@ class _Run:
         self.progress = Progress()
         self.steps_per_epoch = len(train) // config.batch_size
         self.protocol = PROTOCOLS[config.protocol]
-        self._saved = self._started = time.monotonic()
 
     @property
     def diverged(self) -> bool:
         return bool(self.progress.curve) and not math.isfinite(self.progress.curve[-1]["loss"])
 
     def resume(self) -> None:
-        """Go on from the checkpoint, if there is one. Raises RuntimeError if the workers do not find the same."""
-        content = self.place.read()
-        state = None if content is None else checkpoint.unpack(self.config, content)
-        if state is not None:
+        """Go on from the checkpoint, if there is one."""
+        if state := self.keeper.resume():
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])
-        steps = distributed.everyone(self.progress.step)
-        if len(set(steps)) > 1:
-            raise RuntimeError(
-                f"The workers of a trial must go on from one checkpoint. Got those of steps {steps} instead: "
-                "keep the results in a folder that is the same on all nodes, or in a bucket."
-            )
-        if state is None:
+        else:
             init = monitor.measure(self.model, self.train, self.test, self.protocol)
             self.progress.knn_top1_init = init["knn_top1"]
         if not self.progress.workers or self.progress.workers[-1][1] != distributed.world_size():
@@ -138,20 +115,12 @@ class _Run:
 
     def save(self, at_once: bool = False) -> None:
         """A checkpoint, if it is time for one."""
-        hurry = self.hurry()  # every worker asks, whatever its own clock says
-        due = at_once or hurry or time.monotonic() - self._saved > self.runtime.checkpoint_seconds
-        if not distributed.agree(due, self.device):
-            return
-        now = time.monotonic()
-        self.progress.seconds += now - self._started
-        self._saved = self._started = now
-        if distributed.rank() == 0:
-            state = {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "progress": dataclasses.asdict(self.progress),
-            }
-            self.place.write(checkpoint.pack(self.config, state))
+        parts = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+        }
+        self.keeper.save(parts, at_once)
 
     def epoch(self, batches: Iterator[Tensor]) -> None:
         """The rest of the epoch under way, and its line of the curve."""
@@ -169,7 +138,7 @@ class _Run:
             optim.set_lr(self.optimizer, config, progress.step / steps)
             losses += train_step(self.parallel, self.optimizer, x.to(self.dtype), config)
             progress.step += 1
-            if step % _CLOCK == _CLOCK - 1 and step != steps - 1:
+            if step % checkpoint.EVERY == checkpoint.EVERY - 1 and step != steps - 1:
                 progress.loss_sum, progress.train_seconds = float(losses), time.monotonic() - begun
                 self.save()
         loss, seconds = float(losses) / steps, time.monotonic() - begun

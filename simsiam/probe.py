@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simsiam import distributed, monitor, optim, randomness, views
+from simsiam import checkpoint, distributed, monitor, optim, randomness, views
+from simsiam.checkpoint import Keeper
 from simsiam.loader import Images, Request
 from simsiam.model import SimSiam
 from simsiam.protocols import Protocol
@@ -20,8 +21,11 @@ _MIN_AREA = 0.08  # of a training crop: torchvision's default, as in the release
 _VIEW = 1000  # a view number of its own, so that the probe's crops are not those of the pre-training
 
 
-def linear_top1(model: SimSiam, train: Images, test: Images, protocol: Protocol, *, seed: int) -> float:
-    """Per cent of the full test set that a linear classifier gets right. `seed` orders and crops its training."""
+def linear_top1(model: SimSiam, train: Images, test: Images, protocol: Protocol, *, seed: int, keeper: Keeper) -> float:
+    """Per cent of the full test set that a linear classifier gets right. `seed` orders and crops its training.
+
+    A classifier trained on crops is part of the run's checkpoint, and gone on from.
+    """
     # eval: a frozen network must not move its BN statistics while the classifier trains.
     dtype = next(model.parameters()).dtype
     model.eval().requires_grad_(False)
@@ -38,7 +42,7 @@ def linear_top1(model: SimSiam, train: Images, test: Images, protocol: Protocol,
         )
         features = (features - mean) / std
     else:
-        classifier = _train_on_crops(backbone, model.backbone.features, train, protocol, seed)
+        classifier = _train_on_crops(backbone, model.backbone.features, train, protocol, seed, keeper)
     with torch.no_grad():
         right = classifier(features).argmax(1) == wanted
     return 100 * float(right.double().mean())
@@ -62,7 +66,7 @@ def logistic_regression(x: Tensor, labels: Tensor, *, l2: float, iterations: int
 
 
 def _train_on_crops(
-    backbone: Callable[[Tensor], Tensor], features: int, train: Images, protocol: Protocol, seed: int
+    backbone: Callable[[Tensor], Tensor], features: int, train: Images, protocol: Protocol, seed: int, keeper: Keeper
 ) -> nn.Linear:
     """The paper's probe: SGD or LARS without weight decay, cosine, random resized crops and flips."""
     ids = torch.nonzero(train.labels >= 0).flatten().cpu().numpy()
@@ -71,9 +75,13 @@ def _train_on_crops(
     lr = _given(protocol.probe_lr) * batch / 256
     kind = {"sgd": torch.optim.SGD, "lars": optim.LARS}[protocol.probe_optimizer]
     optimizer = kind(classifier.parameters(), lr=lr, momentum=0.9)
-    steps = len(ids) // batch
-    pixels = train.stream(_requests(ids, batch, protocol.probe_epochs, seed))
-    for number, (chosen, _) in enumerate(_requests(ids, batch, protocol.probe_epochs, seed)):
+    steps, first = len(ids) // batch, 0
+    if state := keeper.part("probe"):
+        first = state["step"]
+        classifier.load_state_dict(state["classifier"])
+        optimizer.load_state_dict(state["optimizer"])
+    pixels = train.stream(_requests(ids, batch, protocol.probe_epochs, seed, first))
+    for number, (chosen, _) in enumerate(_requests(ids, batch, protocol.probe_epochs, seed, first), first):
         flip = torch.from_numpy(randomness.uniform("probe flip", seed, number // steps, chosen) < 0.5)
         crop = next(pixels)[0]
         crop = torch.where(flip.to(crop.device).view(-1, 1, 1, 1), crop.flip(-1), crop)
@@ -87,16 +95,19 @@ def _train_on_crops(
         for p in classifier.parameters():
             p.grad = distributed.total(_given(p.grad))
         optimizer.step()
+        if number % checkpoint.EVERY == checkpoint.EVERY - 1:
+            state = {"step": number + 1, "classifier": classifier.state_dict(), "optimizer": optimizer.state_dict()}
+            keeper.save({"probe": state})
     return classifier
 
 
-def _requests(ids: views.Ids, batch: int, epochs: int, seed: int) -> Iterator[Request]:
-    """This worker's share of each full batch of the labelled pictures, and one crop of each."""
-    part = distributed.share(batch)
-    for epoch in range(epochs):
+def _requests(ids: views.Ids, batch: int, epochs: int, seed: int, first: int) -> Iterator[Request]:
+    """This worker's share of each full batch of the labelled pictures from step `first` on, and one crop of each."""
+    part, steps = distributed.share(batch), len(ids) // batch
+    for epoch in range(first // steps, epochs):
         order = ids[randomness.permutation(len(ids), "probe order", seed, epoch)]
         crop = views.RandomCrop(seed, epoch, _VIEW, _MIN_AREA)
-        for step in range(len(ids) // batch):
+        for step in range(first % steps if epoch == first // steps else 0, steps):
             yield order[step * batch :][part], [crop]
 
 

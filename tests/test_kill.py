@@ -61,12 +61,12 @@ def serve() -> None:
 def _command(arguments: list[str], results: str, aside: str, clock: int, die: list[Any] | None, fail: bool) -> int:
     """ablations/run.py with a checkpoint every `clock` steps, dying at the n-th moment of a name if `die` says so."""
     from ablations import run
-    from simsiam import pretrain
+    from simsiam import checkpoint
 
     log = os.open(f"{aside}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    pretrain._CLOCK = clock
+    checkpoint.EVERY = clock
     _keep_final_checkpoints(aside)
     _pass_moments(results, _Moments(f"{aside}/journal", die), fail)
     return run.main([*arguments, "--results", results])
@@ -256,6 +256,21 @@ def test_killed_again_and_again_it_still_comes_to_the_same_end(undisturbed: Comm
     while commands.run(clock=2, die=("after step", 5)) == -signal.SIGKILL:
         assert commands.kills < STEPS
     assert commands.kills > 3
+    assert_same(commands, undisturbed)
+
+
+def test_killed_in_the_linear_evaluation_it_goes_on_there(server: subprocess.Popen[str], tmp_path: Path) -> None:
+    arguments = command(
+        "--rows", "with", protocol="cifar"
+    )  # 8 steps, then 100 of a classifier that is trained on crops
+    undisturbed, commands = (Commands(server, tmp_path / name, arguments) for name in ("undisturbed", "killed"))
+    undisturbed.complete()
+    writes = [name for name in undisturbed.journal if name.startswith("after the rename of checkpoints/")]
+    assert len(writes) == 108
+    assert commands.run(die=(writes[0], 50)) == -signal.SIGKILL
+    commands.complete()
+    assert "before step" not in commands.journal
+    assert commands.journal.count(writes[0]) == 108 - 50
     assert_same(commands, undisturbed)
 
 

@@ -25,9 +25,8 @@ def images() -> tuple[loader.Images, loader.Images]:
 def run(
     config: Config, images: tuple[loader.Images, loader.Images], place: tiny.Memory | None = None, seconds: float = 30
 ) -> tuple[SimSiam, pretrain.Progress]:
-    runtime = Runtime(checkpoint_seconds=seconds)
-    place = place or tiny.Memory()
-    return pretrain.pretrain(config, runtime, *images, place=place, on_epoch=lambda line: None)
+    keeper = tiny.keeper(config, place, seconds)
+    return pretrain.pretrain(config, Runtime(), *images, keeper=keeper, on_epoch=lambda line: None)
 
 
 def science(curve: list[pretrain.Line]) -> list[dict[str, Any]]:
@@ -79,7 +78,7 @@ def test_requests_go_on_from_a_step() -> None:
 def test_killed_and_resumed_equals_never_killed(
     die_at: int, images: tuple[loader.Images, loader.Images], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain, "_CLOCK", 1)  # a checkpoint after every step
+    monkeypatch.setattr(checkpoint, "EVERY", 1)  # a checkpoint after every step
     config = tiny.config(epochs=3, batch_size=64)
     model, progress = run(config, images)
     killed = tiny.Memory(die_at=die_at)

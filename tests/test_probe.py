@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torchvision.transforms.functional as F
 from conftest import digits, random_images
@@ -14,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from simsiam import data, probe
+from simsiam import checkpoint, data, probe
+from simsiam.checkpoint import Keeper
 from simsiam.config import Runtime
 from simsiam.loader import InMemory, decode, load
 from simsiam.model import SimSiam
@@ -77,7 +79,7 @@ def features(model: SimSiam, images: InMemory) -> np.ndarray:
 def test_linear_top1_of_digits_is_scikit_learns() -> None:
     model, train, test = digits_data()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    got = probe.linear_top1(model.train(), train, test, PROTOCOLS["small"], seed=0)
+    got = probe.linear_top1(model.train(), train, test, PROTOCOLS["small"], seed=0, keeper=tiny.keeper())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
     scaler = StandardScaler().fit(features(model, train))
@@ -109,7 +111,7 @@ def test_probe_on_crops_learns_and_leaves_the_network_alone(kind: str, lr: float
     model = SimSiam(digits()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train, test = coloured(90, seed=0), coloured(60, seed=1)
-    got = probe.linear_top1(model, train, test, crop_protocol(kind, lr, epochs=8), seed=0)
+    got = probe.linear_top1(model, train, test, crop_protocol(kind, lr, epochs=8), seed=0, keeper=tiny.keeper())
     assert got >= 95
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -119,7 +121,7 @@ def test_probe_cannot_tell_noise(kind: str) -> None:
     model = SimSiam(digits())
     train, test = random_images(64, seed=0), random_images(400, seed=1)
     protocol = dataclasses.replace(crop_protocol(kind, 1.0), probe_l2=1e-3)
-    assert 10 < probe.linear_top1(model, train, test, protocol, seed=0) < 40
+    assert 10 < probe.linear_top1(model, train, test, protocol, seed=0, keeper=tiny.keeper()) < 40
 
 
 @pytest.mark.parametrize("kind", ["sgd", "lbfgs"])
@@ -130,13 +132,16 @@ def test_probe_learns_from_labelled_pictures_alone(kind: str) -> None:
     shown = dataclasses.replace(some, pixels=some.pixels.clone())
     shown.pixels[80:] = 0
     test = coloured(60, seed=1)
-    one, two = (probe.linear_top1(SimSiam(digits()), each, test, protocol, seed=0) for each in (some, shown))
+    one, two = (
+        probe.linear_top1(SimSiam(digits()), each, test, protocol, seed=0, keeper=tiny.keeper())
+        for each in (some, shown)
+    )
     assert one == two >= 95
 
 
-def classifier(train: InMemory, protocol: Protocol, seed: int) -> Tensor:
+def classifier(train: InMemory, protocol: Protocol, seed: int, keeper: Keeper | None = None) -> Tensor:
     model = SimSiam(digits()).eval().requires_grad_(False)
-    return probe._train_on_crops(model.backbone, 64, train, protocol, seed).weight.detach()
+    return probe._train_on_crops(model.backbone, 64, train, protocol, seed, keeper or tiny.keeper()).weight.detach()
 
 
 def test_probe_on_crops_is_decided_by_its_seed() -> None:
@@ -147,6 +152,23 @@ def test_probe_on_crops_is_decided_by_its_seed() -> None:
         torch.manual_seed(2)
         assert torch.equal(classifier(train, protocol, seed=0), one)
     assert not torch.allclose(classifier(train, protocol, seed=1), one, rtol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "lars"])
+@pytest.mark.parametrize("die_at", [1, 7, 8])
+def test_probe_on_crops_killed_and_resumed_equals_never_killed(
+    kind: str, die_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY", 1)  # a checkpoint after every step
+    train, protocol = coloured(40, seed=0), crop_protocol(kind, 1.0, epochs=4)  # two steps an epoch
+    whole = classifier(train, protocol, seed=0)
+    killed = tiny.Memory(die_at=die_at)
+    with pytest.raises(KeyboardInterrupt):
+        classifier(train, protocol, seed=0, keeper=tiny.keeper(place=killed, seconds=0))
+    again = tiny.keeper(place=tiny.Memory(killed.content))
+    again.resume()
+    assert again.part("probe")["step"] == die_at
+    assert torch.equal(classifier(train, protocol, seed=0, keeper=again), whole)
 
 
 def test_probe_on_crops_is_sgd_with_momentum_down_a_cosine() -> None:
@@ -177,7 +199,7 @@ def shown(train: InMemory, *, seed: int, epochs: int, batch: int) -> Tensor:
         seen.append(((x * std + mean) * 255).round())
         return x.flatten(1)[:, :2]
 
-    probe._train_on_crops(network, 2, train, crop_protocol("sgd", 0.1, epochs, batch), seed)
+    probe._train_on_crops(network, 2, train, crop_protocol("sgd", 0.1, epochs, batch), seed, tiny.keeper())
     assert {len(x) for x in seen} == {batch}
     return torch.cat(seen)
 

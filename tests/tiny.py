@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simsiam import data
+from simsiam.checkpoint import Keeper
 from simsiam.config import Config
 from simsiam.recipes import DIGITS
 
@@ -32,3 +33,7 @@ class Memory:
         self.content = content
         if self.writes == self.die_at:
             raise KeyboardInterrupt
+
+
+def keeper(of: Config | None = None, place: Memory | None = None, seconds: float = 30) -> Keeper:
+    return Keeper(of or config(), place or Memory(), seconds=seconds)
