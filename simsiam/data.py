@@ -96,10 +96,9 @@ def locate(path: Path | str | None) -> Source:
 
 def _parquet(path: Path | str) -> Source | None:
     place = str(path)
-    named = parquet.splits(place)
-    if not any(name in named for names in _SPLIT_NAMES.values() for name in names):
+    if not any(name in parquet.splits(place) for names in _SPLIT_NAMES.values() for name in names):
         return None
-    files = _both(named, path)
+    files = _parquet_files(place)
     train, test = (parquet.rows(place, files[split]) for split in (TRAIN, TEST))
     every = [*files[TRAIN], *files[TEST]]
     digest = parquet.remembered(place, every, lambda: _digest([_of_parquet(place, file) for file in every]))
@@ -134,7 +133,7 @@ def _read(source: Source, split: str) -> Pictures:
     if source.path is None:
         return _read_digits(split)
     if source.layout == "parquet":
-        return parquet.read(str(source.path), _both(parquet.splits(str(source.path)), source.path)[split])
+        return parquet.read(str(source.path), _parquet_files(str(source.path))[split])
     if source.layout == "images":
         return _read_folder(Path(source.path), split)
     return _read_torchvision(source, split)
@@ -144,7 +143,7 @@ def first(source: Source) -> bytes | None:
     """The first training picture of Parquet, encoded, without a copy of the others; None for other layouts."""
     if source.layout != "parquet":
         return None
-    return parquet.first(str(source.path), _both(parquet.splits(str(source.path)), str(source.path))[TRAIN])
+    return parquet.first(str(source.path), _parquet_files(str(source.path))[TRAIN])
 
 
 def check(source: Source) -> None:
@@ -164,7 +163,7 @@ def encoded_bytes(source: Source) -> int:
     if source.path is None:
         return 0
     if source.layout == "parquet":
-        files = _both(parquet.splits(str(source.path)), source.path)
+        files = _parquet_files(str(source.path))
         return sum(file.size for each in files.values() for file in each)
     if source.layout == "images":
         return sum(file.stat().st_size for files in _images(Path(source.path)).values() for file in files)
@@ -203,6 +202,20 @@ def _both(named: Mapping[str, list[T]], path: Path | str) -> dict[str, list[T]]:
                 f"The data folder {buckets.shown(str(path))} has no {split} split. Name it {' or '.join(names)}."
             )
     return files
+
+
+def _parquet_files(place: str) -> dict[str, list[parquet.File]]:
+    """Split -> its files. A test split without labels, as Hugging Face's ImageNet has, is passed over."""
+    named = parquet.splits(place)
+    for name in _SPLIT_NAMES[TEST]:
+        if name in named and parquet.unlabelled(place, named[name]):
+            del named[name]
+            if not any(other in named for other in _SPLIT_NAMES[TEST]):
+                raise DataError(
+                    f"The {name} split of {buckets.shown(place)} has labels below 0 alone, which stand for unknown "
+                    f"ones. Add a split with labels: {' or '.join(_SPLIT_NAMES[TEST])}."
+                )
+    return _both(named, place)
 
 
 def _images(path: Path) -> dict[str, list[Path]]:

@@ -86,9 +86,29 @@ def rows(place: str, files: Sequence[File]) -> int:
             _columns(place, file, parquet)
             return parquet.metadata.num_rows
 
-    def attempt() -> int:
+    return sum(_of_each(place, files, count))
+
+
+def unlabelled(place: str, files: Sequence[File]) -> bool:
+    """Whether all labels are below 0, as far as the files' footers say. Raises DataError."""
+
+    def largest(file: File) -> int:
+        with _opened(place, file) as parquet:
+            _, label = _columns(place, file, parquet)
+            if not pa.types.is_integer(parquet.schema_arrow.field(label).type):
+                return 0
+            groups = [parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups)]
+            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+            told = [column.statistics for column in columns if column.path_in_schema == label]
+            return max((each.max if each and each.has_min_max else 0 for each in told), default=0)
+
+    return all(label < 0 for label in _of_each(place, files, largest))
+
+
+def _of_each(place: str, files: Sequence[File], ask: Callable[[File], int]) -> list[int]:
+    def attempt() -> list[int]:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return sum(pool.map(count, files))
+            return list(pool.map(ask, files))
 
     return buckets.patiently(place, attempt)
 

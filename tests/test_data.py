@@ -33,14 +33,22 @@ def encoded(seed: int) -> bytes:
 
 
 def write_parquet(
-    file: Path, seeds: Sequence[int], *, image: str = "image", label: str = "label", struct: bool = True
+    file: Path,
+    seeds: Sequence[int],
+    *,
+    image: str = "image",
+    label: str = "label",
+    struct: bool = True,
+    known: bool = True,
 ) -> None:
-    """Picture `seed` with label seed mod 3 in each row."""
+    """Picture `seed` with label seed mod 3 in each row, or -1."""
     images: list[Any] = [encoded(seed) for seed in seeds]
     if struct:
         images = [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate(images)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({image: images, "other": list(seeds), label: [seed % 3 for seed in seeds]}), file)
+    pq.write_table(
+        pa.table({image: images, "other": list(seeds), label: [seed % 3 if known else -1 for seed in seeds]}), file
+    )
 
 
 def write_images(root: Path, files: dict[str, int]) -> None:
@@ -140,6 +148,18 @@ def test_a_test_and_a_validation_split_beside_each_other(tmp_path: Path, layout:
     source = data.locate(tmp_path)
     assert source.test_images == 1
     assert np.array_equal(np.asarray(data.read(source, "test").decode(0)), picture(1))
+
+
+@pytest.mark.parametrize("shard", ["", "-00000-of-00001"])
+def test_a_test_split_without_labels_is_passed_over_for_one_that_has_some(tmp_path: Path, shard: str) -> None:
+    write_parquet(tmp_path / "train.parquet", range(5))
+    write_parquet(tmp_path / f"test{shard}.parquet", range(20, 24), known=False)
+    with pytest.raises(DataError, match=r"The test split of .* has labels below 0 alone.* validation or val"):
+        data.locate(tmp_path)
+    write_parquet(tmp_path / f"validation{shard}.parquet", range(10, 13))
+    source = data.locate(tmp_path)
+    assert source.test_images == 3
+    assert_holds(data.read(source, data.TEST), range(10, 13))
 
 
 def test_what_is_no_data_is_refused(tmp_path: Path) -> None:
