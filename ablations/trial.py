@@ -23,6 +23,7 @@ from simsiam.protocols import PROTOCOLS, Protocol
 Result = dict[str, Any]
 
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory", re.IGNORECASE)
+_CUDA = 1 << 30  # bytes of a GPU set aside for what CUDA itself takes for a process, its context and its kernels
 _RAW_PIXELS = 1 << 24  # data sets of more pixels than this get no raw-pixel kNN
 
 
@@ -51,7 +52,7 @@ def run(
     """
     started = _now()
     if runtime.device.startswith("cuda"):
-        torch.cuda.set_per_process_memory_fraction(runtime.gpu_fraction)
+        _set_up_gpu(runtime.gpu_fraction)
     train, test = loader.load(decoded or data.locate(runtime.data_path), config, runtime)
     keeper = Keeper(config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry)
     model, progress = pretrain.pretrain(config, runtime, train, test, keeper=keeper, on_epoch=on_epoch)
@@ -70,6 +71,22 @@ def run(
         **_machine(runtime),
     }
     return result, progress.curve
+
+
+def _set_up_gpu(fraction: float) -> None:
+    """Keep this process within its share of the GPU, and float32 to its 24 bits. Raises ValueError."""
+    torch.backends.cudnn.allow_tf32 = (
+        False  # torch's default; a convolution would keep 11 of them, and no column say so
+    )
+    if fraction == 1:
+        return
+    memory = torch.cuda.get_device_properties().total_memory  # type: ignore[no-untyped-call]
+    if fraction * memory <= _CUDA:
+        raise ValueError(
+            f"--gpus-per-trial must leave more than the {_CUDA >> 30} GiB that CUDA takes. Got {fraction:g} of "
+            f"{memory / (1 << 30):.1f} GiB instead: use more."
+        )
+    torch.cuda.set_per_process_memory_fraction(fraction - _CUDA / memory)
 
 
 def _evaluated(

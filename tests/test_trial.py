@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
@@ -31,3 +33,29 @@ def test_trials_of_one_data_set_share_it_once_for_each_size() -> None:
     shared = trial.shared(Runtime(), configs)
     assert set(shared) == {300, 200}
     assert all(decoded is not None for decoded in shared.values())
+
+
+@pytest.mark.parametrize("memory", [16 << 30, 80 << 30])
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 1.0])
+def test_trials_side_by_side_fit_their_gpu_with_what_cuda_takes_for_each(
+    fraction: float, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caps: list[float] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=memory))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", caps.append)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    trial._set_up_gpu(fraction)
+    assert torch.backends.cudnn.allow_tf32 is False
+    if fraction == 1:
+        assert not caps  # all of it
+    else:
+        trials, takes = int(1 / fraction), 700 << 20
+        assert trials * (caps[0] * memory + takes) <= memory
+        assert caps[0] > fraction - 0.07
+
+
+def test_a_share_of_a_gpu_that_holds_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=16 << 30))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with pytest.raises(ValueError, match=r"more than the 1 GiB that CUDA takes. Got 0.05 of 16.0 GiB"):
+        trial._set_up_gpu(0.05)
