@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -245,22 +246,48 @@ def test_a_new_head_goes_on_from_the_bucket(server: Any, site: Any, tmp_path: Pa
     assert [line["seconds"] for line in after[: len(before)]] == [line["seconds"] for line in before]
 
 
-def test_a_node_that_says_it_goes_costs_no_more_than_a_checkpoint(site: Any, tmp_path: Path) -> None:
-    results = tmp_path / "out"
+def drain(site: Any, folder: Path) -> None:
+    """Ray is told by hand."""
+    told = [RAY, "drain-node", "--address", site.cluster.address, "--node-id", site.others[-1].node_id]
+    told += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    told += ["--deadline-remaining-seconds", "20"]
+    subprocess.run(told, env=environment(site), check=True, capture_output=True)
+
+
+def notice(site: Any, folder: Path) -> None:
+    """A stand-in for EC2's answers says that it takes the machine away."""
+    (folder / "notice").touch()
+
+
+@contextlib.contextmanager
+def on_spot(site: Any, folder: Path) -> Iterator[None]:
+    """One of the site's two nodes in the hands of cluster/spot.sh, which asks a stand-in for EC2's answers."""
+    site.cluster.remove_node(site.others.pop())
+    (folder / "curl").write_text(f"#!/bin/sh\ncase $* in *PUT*) ;; *) test -e {folder}/notice ;; esac\n")
+    (folder / "curl").chmod(0o700)
+    command = ["bash", str(ROOT / "cluster" / "spot.sh"), "aws", f"--address={site.cluster.address}", "--num-cpus=1"]
+    command += ["--num-gpus=0", "--object-store-memory=100000000"]
+    path = f"{folder}:{Path(RAY).parent}:{os.environ['PATH']}"
+    with open(folder / "spot.log", "wb") as log:
+        process = subprocess.Popen(command, env=environment(site, PATH=path), stdout=log, stderr=log)
+        try:
+            wait_until(lambda: alive(environment(site)) == 2, process)
+            yield
+        finally:
+            (folder / "notice").touch()
+            process.wait(150)
+
+
+@pytest.mark.parametrize(("place", "tell"), [(contextlib.nullcontext, drain), (on_spot, notice)], ids=["drain", "spot"])
+def test_a_node_that_says_it_goes_costs_no_more_than_a_checkpoint(
+    place: Any, tell: Any, site: Any, tmp_path: Path
+) -> None:
+    results, log = tmp_path / "out", tmp_path / "log"
     rare = [*LONG, "--checkpoint-seconds", "100000", "--workers", "2", "--results", str(results)]
-    process = run(rare, environment(site, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="15"), tmp_path / "log")
-    wait_until(lambda: "epoch" in (tmp_path / "log").read_text(), process)
-    assert not [*results.glob("checkpoints/*.pt")]
-    node = site.others[-1].node_id
-    drain = [RAY, "drain-node", "--address", site.cluster.address, "--node-id", node]
-    drain += [
-        "--reason",
-        "DRAIN_NODE_REASON_PREEMPTION",
-        "--reason-message",
-        "spot",
-        "--deadline-remaining-seconds",
-        "20",
-    ]
-    subprocess.run(drain, env=environment(site), check=True, capture_output=True)
-    wait_until(lambda: [*results.glob("checkpoints/*.pt")], process)
-    assert process.wait() == 0, (tmp_path / "log").read_text()
+    with place(site, tmp_path) if place is on_spot else place():
+        process = run(rare, environment(site, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="15"), log)
+        wait_until(lambda: log.exists() and "epoch" in log.read_text(), process)
+        assert not [*results.glob("checkpoints/*.pt")]
+        tell(site, tmp_path)
+        wait_until(lambda: [*results.glob("checkpoints/*.pt")], process)
+    assert process.wait() == 0, log.read_text()

@@ -18,7 +18,7 @@ import botocore.exceptions
 import moto
 import moto.ec2.models.instance_types as moto_types
 import pytest
-from clusters import LAUNCHED, ROOT, Config, load, machine
+from clusters import CLOUDS, LAUNCHED, ROOT, Config, load, machine
 from ray.autoscaler._private import commands
 from ray.autoscaler._private.aws import node_provider as aws_nodes
 from ray.autoscaler._private.providers import _get_node_provider
@@ -50,6 +50,7 @@ def home(tmp_path: Path) -> Path:
         for program in ("ray", "python", "srun"):
             (tmp_path / place / program).write_text(RECORDER)
             (tmp_path / place / program).chmod(0o700)
+    (tmp_path / "simsiam-ablations" / "cluster").symlink_to(ROOT / "cluster")
     return tmp_path
 
 
@@ -85,9 +86,44 @@ def test_the_head_starts_in_the_checkout_with_the_token_the_buckets_and_a_privat
 @pytest.mark.parametrize("name", LAUNCHED)
 def test_a_worker_joins_the_head_with_the_token(name: str, home: Path) -> None:
     (command,) = load(name)["worker_start_ray_commands"]
-    call = started(["bash", "-c", command], home, RAY_HEAD_IP="192.0.2.1")
-    assert call.arguments == ["start", "--address=192.0.2.1:6379"]
+    # In a cloud it is left running; `wait` is the test's.
+    call = started(["bash", "-c", f"{command}\nwait"], home, RAY_HEAD_IP="192.0.2.1")
+    assert call.arguments == ["start", "--address=192.0.2.1:6379", *(["--block"] if name in CLOUDS else [])]
     assert call.environment["RAY_AUTH_MODE"] == "token"
+
+
+# Where a machine asks its cloud whether it may stay; the answers once it may not, and before.
+NOTICES = {
+    "aws": ("http://169.254.169.254/latest/meta-data/spot/instance-action", '{"action": "terminate"}', None),
+    "gcp": ("http://metadata.google.internal/computeMetadata/v1/instance/preempted", "TRUE", "FALSE"),
+}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_spot_machine_ends_ray_when_the_cloud_says_that_it_goes(name: str, home: Path) -> None:
+    url, going, staying = NOTICES[name]
+    bin = home / "simsiam-ablations" / ".venv" / "bin"
+    (bin / "curl").write_text(
+        RECORDER
+        + f"""
+made = open(os.path.join(os.environ["HOME"], "calls")).read()
+late = made.count({url!r}) > 3 and '["ray", ' in made
+answer = "a token" if "PUT" in sys.argv else {going!r} if late else {staying!r}
+print(answer, end="") if answer else sys.exit(22)
+"""
+    )
+    (bin / "curl").chmod(0o700)
+    (bin / "sleep").write_text("#!/bin/sh\n")
+    (bin / "sleep").chmod(0o700)
+    (bin / "ray").write_text(RECORDER + "import signal\nprint(signal.sigwait({signal.SIGTERM}))\n")
+    script = ["bash", str(ROOT / "cluster" / "spot.sh"), name, "--address=192.0.2.1:6379"]
+    made = calls(script, home, PATH=f"{bin}:{os.environ['PATH']}")
+    (ray,) = [call for call in made if call.program == "ray"]
+    assert 20 < float(ray.environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < {"aws": 120, "gcp": 30}[name]
+    asked = [call.arguments for call in made if call.program == "curl"]
+    assert sum(url in arguments for arguments in asked) >= 4
+    header = {"aws": "X-aws-ec2-metadata-token: a token", "gcp": "Metadata-Flavor: Google"}[name]
+    assert all(header in arguments for arguments in asked if url in arguments)
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
@@ -216,6 +252,7 @@ def test_ray_up_sends_the_token_and_the_code_and_not_the_virtual_environment(up:
         "README.md",
         "simsiam",
         "ablations",
+        "cluster/spot.sh",
     }
     assert [source for source in up.sent if source.endswith("/.ray/auth_token")]
 
