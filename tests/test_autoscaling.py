@@ -80,6 +80,7 @@ def autoscaler(tmp_path: Path) -> Iterator[dict[str, str]]:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "RAY_FAKE_CLUSTER": "1"}
         environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "HOME": folder}
+        environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # of the head alone, when the test is over
         options = [f"--port={port}", "--num-cpus=0", f"--temp-dir={folder}", f"--dashboard-port={free_port()}"]
         options += [f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=100000000"]
         options += [f"--autoscaling-config={tmp_path / 'cluster.json'}", "--disable-usage-stats"]

@@ -44,6 +44,7 @@ def head() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "HOME": folder}
+        environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # of the head alone, when the tests are over
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         options = [f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", f"--temp-dir={folder}"]
         options += ["--object-store-memory=100000000", "--disable-usage-stats"]
