@@ -80,14 +80,14 @@ class Keeper:
 
     def save(self, parts: dict[str, Any], at_once: bool = False) -> None:
         """Write a checkpoint, if it is time for one, with these parts new and the others as they were."""
+        self._parts |= parts
         hurry = self._hurry()  # every worker asks, whatever its own clock says
         due = at_once or hurry or time.monotonic() - self._saved > self._every
         if not distributed.agree(due, self._device):
             return
         self._saved = time.monotonic()
         if distributed.rank() == 0:
-            self._parts |= {**parts, "seconds": self.seconds}
-            self._place.write(pack(self._config, self._parts))
+            self._place.write(pack(self._config, {**self._parts, "seconds": self.seconds}))
 
 
 def pack(config: Config, state: dict[str, Any]) -> bytes:

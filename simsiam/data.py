@@ -96,7 +96,8 @@ def locate(path: Path | str | None) -> Source:
 
 def _parquet(path: Path | str) -> Source | None:
     place = str(path)
-    if not any(name in parquet.splits(place) for names in _SPLIT_NAMES.values() for name in names):
+    named = parquet.splits(place)
+    if not any(name in named for names in _SPLIT_NAMES.values() for name in names):
         return None
     files = _parquet_files(place)
     train, test = (parquet.rows(place, files[split]) for split in (TRAIN, TEST))

@@ -111,6 +111,7 @@ class _Run:
             init = monitor.measure(self.model, self.train, self.test, self.protocol)
             self.progress.knn_top1_init = init["knn_top1"]
         if not self.progress.workers or self.progress.workers[-1][1] != distributed.world_size():
+            # The list is the keeper's: where no step is left, the linear evaluation saves it.
             self.progress.workers.append((self.progress.step, distributed.world_size()))
 
     def save(self, at_once: bool = False) -> None:

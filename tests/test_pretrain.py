@@ -91,6 +91,23 @@ def test_killed_and_resumed_equals_never_killed(
         assert torch.equal(a, b), name
 
 
+def test_other_workers_are_told_of_even_where_no_step_is_left(
+    images: tuple[loader.Images, loader.Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, place = tiny.config(epochs=1), tiny.Memory()
+    run(config, images, place)
+    monkeypatch.setattr(pretrain.distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(pretrain, "DistributedDataParallel", lambda model, **_: model)
+    monkeypatch.setattr(pretrain.distributed, "everyone", lambda item: [item] * 3)
+    monkeypatch.setattr(pretrain.distributed, "agree", lambda decision, device: decision)
+    keeper = tiny.keeper(config, place)
+    pretrain.pretrain(config, Runtime(), *images, keeper=keeper, on_epoch=lambda line: None)
+    keeper.save({"probe": "the classifier"}, at_once=True)  # by the linear evaluation
+    found = tiny.keeper(config, place)
+    found.resume()
+    assert found.part("progress")["workers"] == [(0, 1), (2, 3)]
+
+
 def test_the_seed_decides_everything(images: tuple[loader.Images, loader.Images]) -> None:
     one, two, other = (run(tiny.config(epochs=1, seed=seed), images)[1].curve for seed in (0, 0, 1))
     assert science(one) == science(two)
