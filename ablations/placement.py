@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,12 +37,39 @@ class Nodes:
     resources: Mapping[str, float]
 
 
-def slots(nodes: Sequence[Nodes], ask: Ask) -> int:
-    """How many of the workers asked for the nodes hold at once."""
-    return sum(
-        kind.count * min(_times(kind.resources.get(name, 0), amount) for name, amount in ask.worker.items())
-        for kind in nodes
-    )
+@dataclass(frozen=True)
+class Cluster:
+    """The nodes that there are, or that an autoscaler could make of them.
+
+    Args:
+        head: what the head has.
+        others: kinds of nodes besides it.
+        most: of the others at once, of all kinds together; None for as many as their counts say.
+    """
+
+    head: Mapping[str, float]
+    others: Sequence[Nodes]
+    most: int | None = None
+
+    @property
+    def kinds(self) -> list[Nodes]:
+        return [Nodes(1, self.head), *self.others]
+
+
+def slots(cluster: Cluster, ask: Ask) -> int:
+    """How many of the workers asked for a cluster holds at once."""
+    held = _held(cluster.head, ask)
+    room = sum(kind.count for kind in cluster.others) if cluster.most is None else cluster.most
+    for kind in sorted(cluster.others, key=lambda kind: _held(kind.resources, ask), reverse=True):
+        count = min(kind.count, room)
+        held += count * _held(kind.resources, ask)
+        room -= count
+    return held
+
+
+def _held(resources: Mapping[str, float], ask: Ask) -> int:
+    """How many of the workers one node holds."""
+    return min(_times(resources.get(name, 0), amount) for name, amount in ask.worker.items())
 
 
 def _times(there: float, amount: float) -> int:
@@ -51,31 +79,34 @@ def _times(there: float, amount: float) -> int:
     return int(there / amount)
 
 
-def concurrent(there: Sequence[Nodes], possible: Sequence[Nodes], ask: Ask, head_bytes: float) -> int:
+def concurrent(there: Cluster, possible: Cluster | None, ask: Ask) -> int:
     """How many trials can run at once, at least 1. With more, trials would wait for each other for ever.
 
     Args:
-        there: the nodes that the cluster has now.
-        possible: those that its autoscaler could make of it; empty without one.
-        head_bytes: memory of the head, which carries every trial's driver.
+        there: what the cluster has now; its head's memory carries every trial's driver.
+        possible: what its autoscaler could make of it; None without one.
 
     Raises UserError if not even one trial can ever be placed.
     """
-    most = max(slots(there, ask), slots(possible, ask))
+    clusters = {"has": there} | ({"at most can have": possible} if possible else {})
+    can = max(clusters, key=lambda name: slots(clusters[name], ask))
+    most = slots(clusters[can], ask)
     if most < ask.workers:
-        nodes = possible if slots(possible, ask) >= slots(there, ask) and possible else there
-        has = "; ".join(f"{kind.count} x {_text(kind.resources, ask)}" for kind in nodes) or "no node"
-        what = "at most can have" if nodes is possible else "has"
         raise UserError(
-            f"A trial asks for {ask}. The cluster {what} {has}: room for {most}. Use fewer --workers, "
-            "fewer --loader-processes, or a larger cluster."
+            f"A trial asks for {ask}. The cluster {can} {_text(clusters[can], ask)}: room for {most}. "
+            "Use fewer --workers, fewer --loader-processes, or a larger cluster."
         )
-    by_memory = int((head_bytes - _HEAD_BYTES) // _TRIAL_BYTES)
+    by_memory = int((there.head.get("memory", 0) - _HEAD_BYTES) // _TRIAL_BYTES)
     return max(1, min(most // ask.workers, by_memory))
 
 
-def _text(resources: Mapping[str, float], ask: Ask) -> str:
-    return " and ".join(f"{resources.get(name, 0):g} {name}" for name in ask.worker)
+def _text(cluster: Cluster, ask: Ask) -> str:
+    """What a cluster has of what is asked for: '1 x 0 CPU; 9 x 8 CPU, at most 5 besides the head'."""
+    counts: Counter[str] = Counter()
+    for kind in cluster.kinds:
+        counts[" and ".join(f"{kind.resources.get(name, 0):g} {name}" for name in ask.worker)] += kind.count
+    limit = "" if cluster.most is None else f", at most {cluster.most} besides the head"
+    return "; ".join(f"{count} x {each}" for each, count in counts.items()) + limit
 
 
 def check_devices(devices: Sequence[tuple[str, str]]) -> None:

@@ -132,7 +132,7 @@ def test_what_the_autoscaler_can_never_place_is_refused_in_seconds(autoscaler: d
     process = run(table, autoscaler, tmp_path / "log")
     assert process.wait() == 2
     assert time.monotonic() - begun < 60
-    assert "The cluster at most can have 2 x 1 CPU: room for 2" in (tmp_path / "log").read_text()
+    assert "The cluster at most can have 1 x 0 CPU; 2 x 1 CPU: room for 2" in (tmp_path / "log").read_text()
     assert alive(autoscaler) == 0
 
 

@@ -18,10 +18,16 @@ import botocore.exceptions
 import moto
 import moto.ec2.models.instance_types as moto_types
 import pytest
+import yaml
 from clusters import CLOUDS, LAUNCHED, ROOT, Config, load, machine
 from ray.autoscaler._private import commands
 from ray.autoscaler._private.aws import node_provider as aws_nodes
 from ray.autoscaler._private.providers import _get_node_provider
+
+from ablations import placement
+from ablations.launch import cluster
+from ablations.placement import Cluster, Nodes
+from simsiam.config import Runtime
 
 # What the commands start. In their home folder stands a `ray` that writes down how it was called.
 
@@ -267,6 +273,25 @@ def test_ray_up_starts_ray_on_the_head_with_no_cpu_and_the_newer_autoscaler(up: 
 def test_ray_knows_what_a_gpu_machine_has(up: Up) -> None:
     found = up.config["available_node_types"]["gpu"]["resources"]
     assert (found["CPU"], found["GPU"], found["accelerator_type:A10G"]) == (48, 4, 1)
+
+
+def test_the_plan_reads_the_autoscalers_maximum_from_what_ray_up_leaves_on_the_head(
+    up: Up, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    head = {cluster.HEAD: 1.0, "memory": 5e10}
+    monkeypatch.setattr(cluster, "there", lambda: Cluster(head, []))
+    assert cluster.possible() is None
+    kinds = {**up.config["available_node_types"], "small": {"resources": {"CPU": 4}}}
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump({**up.config, "available_node_types": kinds}))
+    possible = cluster.possible()
+    assert possible is not None
+    assert (possible.head, possible.most) == (head, 8)
+    gpu, small = possible.others
+    assert (gpu.count, gpu.resources["CPU"], gpu.resources["GPU"]) == (8, 48, 4)
+    assert small == Nodes(8, {"CPU": 4})
+    ask = cluster.ask(Runtime(workers=4, loader_processes=11), cluster.there(), possible)
+    assert placement.concurrent(cluster.there(), possible, ask) == 8
 
 
 def test_a_gpu_machine_is_on_spot_with_the_workers_rights(up: Up, ec2: Any) -> None:

@@ -5,59 +5,73 @@ from __future__ import annotations
 import pytest
 
 from ablations import placement
-from ablations.placement import Ask, Nodes
+from ablations.placement import Ask, Cluster, Nodes
 from ablations.table import UserError
 
-GPU_NODE = {"CPU": 8, "GPU": 4, "memory": 1e11}
-HEAD = Nodes(1, {"CPU": 0, "memory": 1e10})
-MUCH = 1e12
+GPU_NODE = {"CPU": 8, "GPU": 4}
+HEAD = {"CPU": 0, "memory": 1e12}
+
+
+def cluster(*others: tuple[int, dict[str, float]], most: int | None = None) -> Cluster:
+    """A head without CPUs, and so many nodes with such resources."""
+    return Cluster(HEAD, [Nodes(count, resources) for count, resources in others], most)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "ask", "expected"),
+    ("there", "ask", "expected"),
     [
-        ([Nodes(1, {"CPU": 3})], Ask(1, {"CPU": 1}), 3),
-        ([Nodes(2, {"CPU": 3})], Ask(1, {"CPU": 2}), 2),  # a worker stands on one node
-        ([Nodes(2, GPU_NODE)], Ask(4, {"CPU": 1, "GPU": 1}), 8),
-        ([Nodes(2, GPU_NODE)], Ask(4, {"CPU": 5, "GPU": 1}), 2),  # CPUs bind
-        ([Nodes(1, GPU_NODE)], Ask(1, {"CPU": 1, "GPU": 0.25}), 8),
-        ([Nodes(1, {"CPU": 99, "GPU": 1})], Ask(1, {"CPU": 1, "GPU": 0.1}), 10),  # 1 / 0.1 is no whole number in floats
-        ([Nodes(1, GPU_NODE)], Ask(1, {"GPU": 0.6}), 4),  # a share comes out of one GPU
-        ([HEAD], Ask(1, {"CPU": 1}), 0),
-        ([], Ask(1, {"CPU": 1}), 0),
+        (cluster((1, {"CPU": 3})), Ask(1, {"CPU": 1}), 3),
+        (cluster((2, {"CPU": 3})), Ask(1, {"CPU": 2}), 2),  # a worker stands on one node
+        (cluster((2, GPU_NODE)), Ask(4, {"CPU": 1, "GPU": 1}), 8),
+        (cluster((2, GPU_NODE)), Ask(4, {"CPU": 5, "GPU": 1}), 2),  # CPUs bind
+        (cluster((1, GPU_NODE)), Ask(1, {"CPU": 1, "GPU": 0.25}), 8),
+        (cluster((1, {"CPU": 99, "GPU": 1})), Ask(1, {"CPU": 1, "GPU": 0.1}), 10),  # 1 / 0.1 is no whole float
+        (cluster((1, GPU_NODE)), Ask(1, {"GPU": 0.6}), 4),  # a share comes out of one GPU
+        (cluster(), Ask(1, {"CPU": 1}), 0),
+        (Cluster({"CPU": 3}, [Nodes(1, {"CPU": 2})]), Ask(1, {"CPU": 1}), 5),  # a head may train too
+        (cluster((8, {"CPU": 1}), (8, {"CPU": 4}), most=8), Ask(1, {"CPU": 1}), 32),  # as many of the large as may be
+        (cluster((8, {"CPU": 1}), (2, {"CPU": 4}), most=8), Ask(1, {"CPU": 1}), 14),  # and small ones besides
+        (Cluster({"CPU": 3}, [Nodes(8, {"CPU": 1})], most=2), Ask(1, {"CPU": 1}), 5),  # the head is there anyway
     ],
 )
-def test_slots_count_workers_node_by_node(nodes: list[Nodes], ask: Ask, expected: int) -> None:
-    assert placement.slots(nodes, ask) == expected
+def test_slots_count_workers_node_by_node(there: Cluster, ask: Ask, expected: int) -> None:
+    assert placement.slots(there, ask) == expected
 
 
 def test_as_many_trials_run_as_their_workers_fit() -> None:
     ask = Ask(3, {"CPU": 1, "GPU": 1})
-    assert placement.concurrent([HEAD, Nodes(2, GPU_NODE)], [], ask, MUCH) == 2  # 8 slots, 3 a trial
+    assert placement.concurrent(cluster((2, GPU_NODE)), None, ask) == 2  # 8 slots, 3 a trial
 
 
 def test_the_autoscalers_maximum_counts_where_there_is_one() -> None:
     ask = Ask(4, {"CPU": 1, "GPU": 1})
-    assert placement.concurrent([HEAD], [HEAD, Nodes(5, GPU_NODE)], ask, MUCH) == 5
+    assert placement.concurrent(cluster(), cluster((5, GPU_NODE)), ask) == 5
 
 
 def test_the_heads_memory_limits_how_many_drivers_it_carries() -> None:
     ask = Ask(1, {"CPU": 1})
-    assert placement.concurrent([Nodes(1, {"CPU": 64})], [], ask, 2e9 + 3 * 1.25e9) == 3
-    assert placement.concurrent([Nodes(1, {"CPU": 64})], [], ask, 1e9) == 1
+    assert placement.concurrent(Cluster({"CPU": 64, "memory": 2e9 + 3 * 1.25e9}, []), None, ask) == 3
+    assert placement.concurrent(Cluster({"CPU": 64, "memory": 1e9}, []), None, ask) == 1
 
 
 @pytest.mark.parametrize(
     ("there", "possible", "complaint"),
     [
-        ([Nodes(1, {"CPU": 3})], [], r"asks for 4 workers of 1 CPU. The cluster has 1 x 3 CPU: room for 3"),
-        ([HEAD], [Nodes(3, {"CPU": 1})], r"The cluster at most can have 3 x 1 CPU: room for 3"),
-        ([HEAD], [], r"The cluster has 1 x 0 CPU: room for 0"),
+        (Cluster({"CPU": 3}, []), None, r"asks for 4 workers of 1 CPU. The cluster has 1 x 3 CPU: room for 3"),
+        (cluster((1, {"CPU": 2}), (1, {"CPU": 1})), None, r"has 1 x 0 CPU; 1 x 2 CPU; 1 x 1 CPU: room for 3"),
+        (cluster((1, {"CPU": 1}), (1, {"CPU": 1})), cluster(), r"The cluster has 1 x 0 CPU; 2 x 1 CPU: room for 2"),
+        (cluster(), cluster((3, {"CPU": 1})), r"The cluster at most can have 1 x 0 CPU; 3 x 1 CPU: room for 3"),
+        (
+            cluster(),
+            cluster((3, {"CPU": 1}), (3, {"CPU": 1}), most=3),
+            r"at most can have 1 x 0 CPU; 6 x 1 CPU, at most 3 besides the head: room for 3",
+        ),
+        (cluster(), None, r"The cluster has 1 x 0 CPU: room for 0"),
     ],
 )
-def test_what_can_never_be_placed_is_refused(there: list[Nodes], possible: list[Nodes], complaint: str) -> None:
+def test_what_can_never_be_placed_is_refused(there: Cluster, possible: Cluster | None, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        placement.concurrent(there, possible, Ask(4, {"CPU": 1}), MUCH)
+        placement.concurrent(there, possible, Ask(4, {"CPU": 1}))
 
 
 def test_two_ranks_never_share_a_gpu() -> None:

@@ -19,11 +19,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import ablations
 import simsiam
 from ablations.launch import ENVIRONMENT
-from ablations.placement import Ask, Nodes
+from ablations.placement import Ask, Cluster, Nodes
 from ablations.store import Store
 from ablations.table import UserError
 from simsiam.buckets import is_bucket
 from simsiam.config import Runtime
+
+HEAD = "node:__internal_head__"  # a resource that the head alone has
 
 
 def connect() -> None:
@@ -64,49 +66,48 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def ask(runtime: Runtime) -> Ask:
+def ask(runtime: Runtime, *clusters: Cluster | None) -> Ask:
     """One CPU for training and one for each loader process; where there are GPUs, one of them or a share of it."""
     worker = {"CPU": 1.0 + runtime.loader_processes}
-    there, possible, _ = nodes()
-    if any(kind.resources.get("GPU") for kind in (*there, *possible)):
+    if any(kind.resources.get("GPU") for cluster in clusters if cluster for kind in cluster.kinds):
         worker["GPU"] = runtime.gpu_fraction
     elif runtime.gpu_fraction != 1:
         raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs GPUs; the cluster has none. Leave it out.")
     return Ask(runtime.workers, worker)
 
 
-def nodes() -> tuple[list[Nodes], list[Nodes], float]:
-    """The nodes that are there, those that the autoscaler could make of them (none without one), the head's memory."""
+def there() -> Cluster:
+    """The nodes that there are."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    head = next(resources for resources in alive if "node:__internal_head__" in resources)
-    return [Nodes(1, resources) for resources in alive], _possible(), head.get("memory", 0.0)
+    head = next(resources for resources in alive if HEAD in resources)
+    return Cluster(head, [Nodes(1, resources) for resources in alive if resources is not head])
 
 
-def _possible() -> list[Nodes]:
-    """The autoscaler's maximum. Ray does not tell it to programs.
+def possible() -> Cluster | None:
+    """The autoscaler's maximum; None without one. Ray does not tell it to programs.
 
-    `ray up` leaves the cluster's file on the head. Elsewhere the variable SIMSIAM_NODES says it, as JSON:
-    [{"count": 8, "resources": {"CPU": 8, "GPU": 1}}].
+    `ray up` leaves the cluster's file on the head. Elsewhere the variable SIMSIAM_NODES says what there may be besides
+    the head, as JSON: [{"count": 8, "resources": {"CPU": 8, "GPU": 1}}].
     """
     if text := os.environ.get("SIMSIAM_NODES"):
         try:
-            return [
-                Nodes(int(kind["count"]), {k: float(v) for k, v in kind["resources"].items()})
-                for kind in json.loads(text)
-            ]
+            return Cluster(there().head, [_nodes(kind["count"], kind["resources"]) for kind in json.loads(text)])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f'SIMSIAM_NODES must be like [{{"count": 8, "resources": {{"CPU": 8}}}}]. Got {text} instead ({error}).'
             ) from None
     file = Path.home() / "ray_bootstrap_config.yaml"
     if not file.exists():
-        return []
+        return None
     config = yaml.safe_load(file.read_text())
-    most = config.get("max_workers", 0)
-    return [
-        Nodes(1 if name == config.get("head_node_type") else kind.get("max_workers", most), kind.get("resources", {}))
-        for name, kind in config.get("available_node_types", {}).items()
-    ]
+    most, kinds = config.get("max_workers", 0), config.get("available_node_types", {})
+    others = {name: kind for name, kind in kinds.items() if name != config.get("head_node_type")}
+    counted = [_nodes(kind.get("max_workers", most), kind.get("resources", {})) for kind in others.values()]
+    return Cluster(there().head, counted, most)
+
+
+def _nodes(count: Any, resources: Any) -> Nodes:
+    return Nodes(int(count), {name: float(amount) for name, amount in resources.items()})
 
 
 def check_that_nodes_see(store: Store, scratch: str, data_path: str | None) -> None:

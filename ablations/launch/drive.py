@@ -55,7 +55,7 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
             return
         except _train.TrainingFailedError as error:
             if _found_no_place(error):
-                fit = placement.slots(cluster.nodes()[0], placement.Ask(runtime.workers, job["resources"]))
+                fit = placement.slots(cluster.there(), placement.Ask(runtime.workers, job["resources"]))
                 workers = min(runtime.workers, fit) if fit >= least else runtime.workers
                 continue
             before, reached = reached, checkpoint.modified()

@@ -16,11 +16,13 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ablations import placement
 from ablations import trial as ours
 from ablations.launch import cluster
-from ablations.launch.drive import PATIENCE, drive
+from ablations.launch.cluster import HEAD
+from ablations.launch.drive import PATIENCE, Job, drive
 from ablations.progress import Progress
 from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial
 from simsiam.config import Config, Runtime, fingerprint
+from simsiam.loader import Decoded
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what became of a trial is ours to tell
 
@@ -40,42 +42,49 @@ def launch(
     scratch = f".ray/{uuid.uuid4().hex}"  # Ray wants a place that all nodes see
     cluster.connect()
     try:
-        ask = cluster.ask(runtime)
-        there, possible, head_bytes = cluster.nodes()
-        concurrent = placement.concurrent(there, possible, ask, head_bytes)
+        there, possible = cluster.there(), cluster.possible()
+        ask = cluster.ask(runtime, there, possible)
+        concurrent = placement.concurrent(there, possible, ask)
         print(f"Placement: {ask} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once.", flush=True)
         decoded = ours.shared(runtime, [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
+        grows = possible is not None and placement.slots(possible, ask) > 0
         job = {
             "runtime": dataclasses.asdict(runtime),
             "resources": dict(ask.worker),
             "results": store.folder.uri,
             "scratch": scratch,
-            "patience": os.environ.get(PATIENCE) or (_CLOUD_SECONDS if placement.slots(possible, ask) else _SECONDS),
-            "notices": bool(possible) or len(there) > 1,
+            "patience": os.environ.get(PATIENCE) or (_CLOUD_SECONDS if grows else _SECONDS),
+            "notices": grows or bool(there.others),
         }
         jobs = [job | {"config": dataclasses.asdict(trial.config)} for trial in todo]
-        # One copy a node, which its workers map into memory.
-        pictures = {images: ray.put(each) for images, each in decoded.items()}
-        files, root = store.folder.open()
-        tuner = tune.Tuner(
-            # The driver stands on the head with next to nothing: it must never hold what its workers wait for.
-            tune.with_resources(tune.with_parameters(drive, pictures=pictures), {"node:__internal_head__": 0.001}),
-            param_space={"job": tune.grid_search(jobs)},
-            tune_config=tune.TuneConfig(max_concurrent_trials=concurrent),
-            run_config=tune.RunConfig(
-                name="trials",
-                storage_path=f"{root}/{scratch}",
-                storage_filesystem=files,
-                failure_config=tune.FailureConfig(max_failures=DRIVERS - 1),
-                callbacks=[_Watch(store, progress, on_done)],
-                verbose=0,
-            ),
-        )
-        tuner.fit()
+        _tuner(jobs, decoded, concurrent, store, _Watch(store, progress, on_done)).fit()
     finally:
         ray.shutdown()
         store.folder.remove_folder(scratch)
+
+
+def _tuner(
+    jobs: list[Job], decoded: dict[int | None, Decoded | None], concurrent: int, store: Store, watch: _Watch
+) -> tune.Tuner:
+    """A Tuner that starts a driver for each job, `concurrent` at once."""
+    # One copy a node, which its workers map into memory.
+    pictures = {images: ray.put(each) for images, each in decoded.items()}
+    files, root = store.folder.open()
+    return tune.Tuner(
+        # The driver stands on the head with next to nothing: it must never hold what its workers wait for.
+        tune.with_resources(tune.with_parameters(drive, pictures=pictures), {HEAD: 0.001}),
+        param_space={"job": tune.grid_search(jobs)},
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=f"{root}/{jobs[0]['scratch']}",
+            storage_filesystem=files,
+            failure_config=tune.FailureConfig(max_failures=DRIVERS - 1),
+            callbacks=[watch],
+            verbose=0,
+        ),
+    )
 
 
 class _Watch(TrialProgressCallback):
