@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--launcher", choices=("ray", "local"), default="ray", help="local: in this process, without Ray")
     add("--results", help="folder, or s3:// or gs:// (default: $SIMSIAM_RESULTS, else results/ or ~/simsiam-results)")
     add("--checkpoint-seconds", type=float, default=30.0, help="between two checkpoints of a trial (default: 30)")
+    add("--price", type=float, help="of an hour of one CPU or GPU, for the column of that name")
     add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial, in kept/")
     add("--plan", action="store_true", help="show what would run and what is there, and exit")
     return parser
@@ -68,6 +70,7 @@ class Request:
             gpu_fraction=self.args.gpus_per_trial,
             checkpoint_seconds=self.args.checkpoint_seconds,
             keep_checkpoint=self.args.keep_checkpoints,
+            price=self.args.price,
         )
 
     def trials(self, seeds: int, rows: dict[str, list[str]] | None = None) -> list[Trial]:
@@ -115,6 +118,8 @@ def read(args: argparse.Namespace) -> Request:
         raise UserError("--seeds and --seeds-until-decided exclude each other. Leave one out.")
     if not args.checkpoint_seconds >= 0:
         raise UserError(f"--checkpoint-seconds must be at least 0. Got {args.checkpoint_seconds:g} instead.")
+    if args.price is not None and not 0 <= args.price < math.inf:
+        raise UserError(f"--price must be at least 0. Got {args.price:g} instead.")
     if not 0 < args.gpus_per_trial <= 1:
         raise UserError(f"--gpus-per-trial must be above 0 and at most 1. Got {args.gpus_per_trial:g} instead.")
     if args.gpus_per_trial < 1 and args.workers > 1:

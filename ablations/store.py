@@ -79,6 +79,8 @@ PROVENANCE: Columns = {
     "threads": (_WHOLE, "of torch, a worker"),
     "images_per_second": (_REAL, "median over epochs, all workers, source images, evaluation excluded"),
     "wall_seconds": (_REAL, "s, training and evaluation, start-up excluded"),
+    "device_seconds": (_REAL, "s, the same, of each worker's CPU or share of a GPU, added up"),
+    "price": (_REAL, "of the device_seconds, at --price an hour; none if not given"),
     "started": (_TIME, "UTC, of the last attempt"),
     "ended": (_TIME, "UTC"),
 }

@@ -63,7 +63,7 @@ def run(
     }
     speed = [line["images_per_second"] for line in progress.curve]
     result |= {
-        "wall_seconds": keeper.seconds,
+        **_cost(runtime, keeper),
         "images_per_second": sorted(speed)[len(speed) // 2],
         "started": started,
         "ended": _now(),
@@ -75,9 +75,8 @@ def run(
 
 def _set_up_gpu(fraction: float) -> None:
     """Keep this process within its share of the GPU, and float32 to its 24 bits. Raises ValueError."""
-    torch.backends.cudnn.allow_tf32 = (
-        False  # torch's default; a convolution would keep 11 of them, and no column say so
-    )
+    # torch's default keeps 11 of them in a convolution, and no column would say so.
+    torch.backends.cudnn.allow_tf32 = False
     if fraction == 1:
         return
     memory = torch.cuda.get_device_properties().total_memory  # type: ignore[no-untyped-call]
@@ -140,6 +139,17 @@ def _raw_pixel_knn(train: Images, test: Images, protocol: Protocol) -> float | N
     bank, query = (pixels.flatten(1).float() for pixels in (train.pixels[ids], test.pixels))
     k, temperature = protocol.knn_k, protocol.knn_temperature
     return monitor.knn_top1(bank, train.labels[ids], query, test.labels, k=k, temperature=temperature)
+
+
+def _cost(runtime: Runtime, keeper: Keeper) -> Result:
+    """What a trial took, on all machines that it has been on."""
+    seconds = keeper.seconds
+    device_seconds = seconds["workers"] * (runtime.gpu_fraction if runtime.device.startswith("cuda") else 1)
+    return {
+        "wall_seconds": seconds["wall"],
+        "device_seconds": device_seconds,
+        "price": None if runtime.price is None else runtime.price * device_seconds / 3600,
+    }
 
 
 def _machine(runtime: Runtime) -> Result:

@@ -50,13 +50,15 @@ class Keeper:
     ) -> None:
         self._config, self._place, self._every, self._device, self._hurry = config, place, seconds, device, hurry
         self._parts: dict[str, Any] = {}
-        self._earlier = 0.0
+        self._earlier = {"wall": 0.0, "workers": 0.0}
         self._started = self._saved = time.monotonic()
 
     @property
-    def seconds(self) -> float:
-        """Wall-clock time of the run, without what was done again after a checkpoint."""
-        return self._earlier + time.monotonic() - self._started
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock time of the run, without what was done again after a checkpoint; and that of all workers."""
+        now = time.monotonic() - self._started
+        here = {"wall": now, "workers": now * distributed.world_size()}
+        return {name: earlier + here[name] for name, earlier in self._earlier.items()}
 
     def resume(self) -> dict[str, Any]:
         """The parts of the checkpoint; none if there is no checkpoint.
@@ -71,7 +73,7 @@ class Keeper:
                 "keep the results in a folder that is the same on all nodes, or in a bucket."
             )
         self._parts = (content and unpack(self._config, content)) or {}
-        self._earlier = self._parts.get("seconds", 0.0)
+        self._earlier = self._parts.get("seconds", self._earlier)
         return self._parts
 
     def part(self, name: str) -> Any:

@@ -130,6 +130,7 @@ class Runtime:
     checkpoint_seconds: float = 30.0  # wall-clock time between two checkpoints
     gpu_fraction: float = 1.0  # of a GPU's memory that one worker may use
     keep_checkpoint: bool = False  # after the trial is finished
+    price: float | None = None  # of an hour of one CPU or GPU
 
 
 _LARGEST = 2**31 - 1  # of a whole number

@@ -67,12 +67,13 @@ def knn_top1(
     Votes weigh exp(cosine / temperature) (Wu et al. 2018). Of features that are not finite it is nan.
 
     Args:
-        bank: this worker's part (N_w, D) of it: the embedding of ImageNet's training set takes 10 GB.
+        bank: this worker's part (N_w, D) of it. Its rows are normalised in place: the embedding of ImageNet's training
+            set takes 10 GB.
         bank_labels: those of this worker's part, (N_w,).
     """
     if not all(distributed.everyone(bool(bank.isfinite().all() and features.isfinite().all()))):
         return math.nan
-    blocks = [F.normalize(block, dim=1) for block in bank.split(_BATCH)]
+    blocks = [F.normalize(block, dim=1, out=block) for block in bank.split(_BATCH)]
     correct = 0
     for part, wanted in zip(features.split(_BATCH), labels.split(_BATCH), strict=True):
         query = F.normalize(part, dim=1)
@@ -116,10 +117,12 @@ def embed(forward: Callable[[Tensor], Tensor], images: Images, crop: float) -> t
     ids = labelled(images)
     crops = [views.CenterCrop(crop)]
     requests = [(ids[i : i + _BATCH], crops) for i in range(0, len(ids), _BATCH)]
-    out = [forward(views.normalise(pixels[0])) for pixels in images.stream(requests)]
-    if not out:  # more workers than batches: no rows, but as wide as the others'
-        out = [forward(views.normalise(images.batch(np.array([0]), crops)[0]))[:0]]
-    return torch.cat(out), images.labels[torch.from_numpy(ids).to(images.labels.device)]
+    # One picture says how wide the rows are, also to a worker without a batch; to join parts takes twice the memory.
+    like = forward(views.normalise(images.batch(np.array([0]), crops)[0]))
+    rows = like.new_empty(len(ids), like.shape[1])
+    for pixels, part in zip(images.stream(requests), rows.split(_BATCH), strict=False):
+        part.copy_(forward(views.normalise(pixels[0])))
+    return rows, images.labels[torch.from_numpy(ids).to(images.labels.device)]
 
 
 def measure(model: SimSiam, train: Images, test: Images, protocol: Protocol) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import tiny
-from test_data import assert_holds, write_parquet
+from pictures import assert_holds, write_parquet
 from test_jobs import free_port
 
 from ablations import results, run

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from simsiam import checkpoint
+from simsiam import checkpoint, distributed
 
 
 def test_a_state_comes_back_bit_for_bit() -> None:
@@ -36,3 +36,18 @@ def test_a_torn_checkpoint_is_none() -> None:
     whole = checkpoint.pack(tiny.config(), {"step": 3})
     for content in (b"", whole[:100], whole[:-50], b"not a checkpoint"):
         assert checkpoint.unpack(tiny.config(), content) is None
+
+
+def test_time_of_all_workers_counts_as_many_as_there_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, place = [0.0], tiny.Memory()
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(distributed, "agree", lambda decision, device: decision)
+    monkeypatch.setattr(distributed, "everyone", lambda item: [item])
+    for workers, lost in ((4, 3), (1, 0)):
+        monkeypatch.setattr(distributed, "world_size", lambda workers=workers: workers)
+        keeper = tiny.keeper(place=place)
+        keeper.resume()
+        now[0] += 10
+        keeper.save({}, at_once=True)
+        now[0] += lost  # it dies, and this is done again
+    assert keeper.seconds == {"wall": 20, "workers": 50}

@@ -2,67 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from pictures import assert_holds, encoded, picture, write_images, write_parquet
 from sklearn.datasets import load_digits
 from torchvision.datasets import ImageFolder
 
 from simsiam import data
 from simsiam.data import DataError
-
-
-def picture(seed: int, height: int = 9, width: int = 7) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def encoded(seed: int) -> bytes:
-    """A PNG, which keeps every pixel."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture(seed)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_parquet(
-    file: Path,
-    seeds: Sequence[int],
-    *,
-    image: str = "image",
-    label: str = "label",
-    struct: bool = True,
-    known: bool = True,
-) -> None:
-    """Picture `seed` with label seed mod 3 in each row, or -1."""
-    images: list[Any] = [encoded(seed) for seed in seeds]
-    if struct:
-        images = [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate(images)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        pa.table({image: images, "other": list(seeds), label: [seed % 3 if known else -1 for seed in seeds]}), file
-    )
-
-
-def write_images(root: Path, files: dict[str, int]) -> None:
-    for name, seed in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(encoded(seed))
-
-
-def assert_holds(pictures: data.Pictures, seeds: Sequence[int]) -> None:
-    assert len(pictures) == len(seeds)
-    assert pictures.labels.dtype == np.int64
-    assert pictures.labels.tolist() == [seed % 3 for seed in seeds]
-    for i, seed in enumerate(seeds):
-        assert np.array_equal(np.asarray(pictures.decode(i)), picture(seed))
 
 
 @pytest.mark.parametrize("image", ["image", "img"])

@@ -26,7 +26,7 @@ from simsiam.data import DataError
 # Ray leaves sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
-CLOCK = ["wall_seconds", "images_per_second", "started", "ended"]
+CLOCK = ["wall_seconds", "device_seconds", "price", "images_per_second", "started", "ended"]
 HOW = ["workers", "workers_by_step", "threads"]
 
 
@@ -58,13 +58,16 @@ def test_ray_gives_the_numbers_of_one_process_for_any_number_of_workers(
     for name, arguments in {
         "local": ["--launcher", "local"],
         "one": [],
-        "two": ["--workers", "2"],
+        "two": ["--workers", "2", "--price", "36"],
     }.items():
         assert run.main([*command, *arguments, "--results", str(tmp_path / name)]) == 0
     local, one, two = (science(tmp_path / name) for name in ("local", "one", "two"))
     pd.testing.assert_frame_equal(one, local, rtol=1e-9)
     pd.testing.assert_frame_equal(two, local, rtol=1e-6)
-    assert pd.read_parquet(tmp_path / "two" / "stop_gradient.parquet").workers.tolist() == [2]
+    (line,) = pd.read_parquet(tmp_path / "two" / "stop_gradient.parquet").to_dict("records")
+    assert line["workers"] == 2
+    assert line["device_seconds"] == pytest.approx(2 * line["wall_seconds"])
+    assert line["price"] == pytest.approx(line["device_seconds"] / 100)
     assert not [*(tmp_path / "one").glob(".ray/*")]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import signal
 import subprocess
@@ -13,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tiny
-from PIL import Image
+from pictures import encoded, write_both_splits
 
 from ablations import files, run
 from ablations import trial as trials
@@ -27,21 +24,6 @@ from simsiam.config import FIELDS, Config
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--table", "stop_gradient", "--launcher", "local", *tiny.OVERRIDES]
-
-
-def encoded(color: int, kind: str = "PNG", size: tuple[int, int] = (12, 12)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (color, 255 - color, 0)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def write_parquet(folder: Path, images: list[bytes], image: str = "image", label: str = "label") -> Path:
-    folder.mkdir(exist_ok=True)
-    column = [{"bytes": content, "path": None} for content in images]
-    for split in ("train", "test"):
-        labels = [i % 2 for i in range(len(images))]
-        pq.write_table(pa.table({image: column, label: labels}), folder / f"{split}.parquet")
-    return folder
 
 
 @pytest.fixture
@@ -78,7 +60,7 @@ def test_a_table_runs_once_and_a_deleted_trial_runs_again(
     assert run.main(command) == 0
     assert started[4:] == [gone]
     again = pd.read_parquet(tmp_path / "stop_gradient.parquet")
-    clock = ["wall_seconds", "images_per_second", "started", "ended"]
+    clock = ["wall_seconds", "device_seconds", "images_per_second", "started", "ended"]
     pd.testing.assert_frame_equal(again.drop(columns=clock), first.drop(columns=clock))
     assert "| with    | 67.7" in capsys.readouterr().out
 
@@ -110,7 +92,7 @@ def test_pictures_of_two_folders_stand_beside_each_other(tmp_path: Path) -> None
     command = ["--table", "stop_gradient", "--rows", "with", "--launcher", "local", *small]
     results = ["--results", str(tmp_path / "out")]
     for name, seeds in (("a", "2"), ("b", "1")):
-        folder = write_parquet(tmp_path / name, [encoded(9 * i + len(name) + ord(name)) for i in range(16)])
+        folder = write_both_splits(tmp_path / name, [encoded(9 * i + ord(name)) for i in range(16)])
         assert run.main([*command, "--data", str(folder), "--seeds", seeds, *results]) == 0
     table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
     assert sorted(table.groupby("data").size()) == [1, 2]
@@ -181,75 +163,14 @@ def test_a_command_with_nothing_to_train_ends_as_it_should_each_time(tmp_path: P
 
 def test_pictures_go_from_a_folder_to_parquet(tmp_path: Path) -> None:
     # Two sizes, so that they are decoded while reading.
-    pictures = [encoded(10 * (i % 20), size=(12, 12 + i % 2)) for i in range(40)]
-    folder = write_parquet(tmp_path / "data", pictures, image="img", label="labels")
+    images = [encoded(i % 20, 12, 12 + i % 2) for i in range(40)]
+    folder = write_both_splits(tmp_path / "data", images, image="img")
     small = ["--set", "batch_size=16", "--set", "epochs=1", "--set", "image_size=8", "--set", "width=4"]
     command = ["--table", "stop_gradient", "--launcher", "local", "--data", str(folder), *small]
     assert run.main([*command, "--results", str(tmp_path / "out")]) == 0
     table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
     assert table.data.str.startswith("parquet@").all()
     assert (table.test_images == 40).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ([], "Name a table with --table. Known: stop_gradient, predictor"),
-        (["--table", "stop_gradeint"], "Unknown table 'stop_gradeint'. Did you mean 'stop_gradient'?"),
-        (["--table", "stop_gradient", "--rows", "with,out"], "Unknown row of table stop_gradient 'out'"),
-        (["--table", "stop_gradient", "--recipe", "digts"], "Unknown recipe 'digts'. Did you mean 'digits'?"),
-        (["--table", "stop_gradient", "--set", "epoch=3"], "Unknown field 'epoch'. Did you mean 'epochs'?"),
-        (["--table", "stop_gradient", "--set", "epochs"], "--set takes FIELD=VALUE. Got 'epochs' instead."),
-        (["--table", "stop_gradient", "--set", "epochs=many"], "'epochs' must be a whole number at least 1"),
-        (["--table", "stop_gradient", "--set", "data=x"], "--set data does not exist: use --data."),
-        (["--table", "stop_gradient", "--set", "seed=3"], "--set seed does not exist: use --seeds."),
-        (["--table", "stop_gradient", "--set", "protocol=knn"], "'protocol' must be one of imagenet"),
-        (["--table", "stop_gradient", "--set", "batch_size=1438"], "at most the 1437 training images. Got 1438"),
-        (["--table", "stop_gradient", "--set", "stop_gradient=true"], "varies this field itself"),
-        (["--table", "stop_gradient", "--seeds", "0"], "--seeds must be 1 to 1000. Got 0 instead."),
-        (["--table", "stop_gradient", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
-        (["--table", "stop_gradient", "--set", "width=99999999999"], "'width' must be a whole number"),
-        (["--table", "stop_gradient", "--rows", ""], "Unknown row of table stop_gradient ''"),
-        (["--table", "stop_gradient", "--loader-processes", "-1"], "--loader-processes must be 0 to 1000"),
-        (["--table", "stop_gradient", "--recipe", "cifar10"], "Recipe cifar10 needs pictures"),
-        (["--table", "stop_gradient", "--launcher", "local", "--workers", "2"], "--launcher local has one worker"),
-        (["--table", "stop_gradient", "--data", "no/such"], "does not exist"),
-    ],
-    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
-)
-def test_a_wrong_command_says_so_in_one_line(
-    arguments: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    monkeypatch.delenv("SIMSIAM_DATA", raising=False)
-    assert run.main([*arguments, "--results", str(tmp_path)]) == 2
-    message = capsys.readouterr().err
-    assert complaint in message
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-
-
-def test_data_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = [encoded(i) for i in range(30)]
-    broken[17] = broken[17][:-30]
-    (tmp_path / "empty").mkdir()
-    cases = {
-        tmp_path / "empty": "holds nothing that can be read. Known layouts:",
-        write_parquet(tmp_path / "nameless", broken, image="picture"): "has no image column. Known names: image, img",
-        write_parquet(tmp_path / "broken", broken): "train.parquet, row 17",
-    }
-    for folder, complaint in cases.items():
-        command = ["--table", "stop_gradient", "--launcher", "local", "--set", "batch_size=16", "--data", str(folder)]
-        assert run.main([*command, "--results", str(tmp_path / "out")]) == 2
-        message = capsys.readouterr().err
-        assert complaint in message
-        assert "Traceback" not in message
-        assert message.count("\n") == 1
-
-
-def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    assert run.main([*TINY, "--results", str(tmp_path / "file")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_the_plan_tells_what_is_there_and_starts_nothing(

@@ -1,0 +1,76 @@
+"""Commands that cannot be done are refused in one line, before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from pictures import encoded, write_both_splits
+
+from ablations import run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "Name a table with --table. Known: stop_gradient, predictor"),
+        (["--table", "stop_gradeint"], "Unknown table 'stop_gradeint'. Did you mean 'stop_gradient'?"),
+        (["--table", "stop_gradient", "--rows", "with,out"], "Unknown row of table stop_gradient 'out'"),
+        (["--table", "stop_gradient", "--recipe", "digts"], "Unknown recipe 'digts'. Did you mean 'digits'?"),
+        (["--table", "stop_gradient", "--set", "epoch=3"], "Unknown field 'epoch'. Did you mean 'epochs'?"),
+        (["--table", "stop_gradient", "--set", "epochs"], "--set takes FIELD=VALUE. Got 'epochs' instead."),
+        (["--table", "stop_gradient", "--set", "epochs=many"], "'epochs' must be a whole number at least 1"),
+        (["--table", "stop_gradient", "--set", "data=x"], "--set data does not exist: use --data."),
+        (["--table", "stop_gradient", "--set", "seed=3"], "--set seed does not exist: use --seeds."),
+        (["--table", "stop_gradient", "--set", "protocol=knn"], "'protocol' must be one of imagenet"),
+        (["--table", "stop_gradient", "--set", "batch_size=1438"], "at most the 1437 training images. Got 1438"),
+        (["--table", "stop_gradient", "--set", "stop_gradient=true"], "varies this field itself"),
+        (["--table", "stop_gradient", "--seeds", "0"], "--seeds must be 1 to 1000. Got 0 instead."),
+        (["--table", "stop_gradient", "--price", "-1"], "--price must be at least 0. Got -1 instead."),
+        (["--table", "stop_gradient", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
+        (["--table", "stop_gradient", "--set", "width=99999999999"], "'width' must be a whole number"),
+        (["--table", "stop_gradient", "--rows", ""], "Unknown row of table stop_gradient ''"),
+        (["--table", "stop_gradient", "--loader-processes", "-1"], "--loader-processes must be 0 to 1000"),
+        (["--table", "stop_gradient", "--recipe", "cifar10"], "Recipe cifar10 needs pictures"),
+        (["--table", "stop_gradient", "--launcher", "local", "--workers", "2"], "--launcher local has one worker"),
+        (["--table", "stop_gradient", "--data", "no/such"], "does not exist"),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
+)
+def test_a_wrong_command_says_so_in_one_line(
+    arguments: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("SIMSIAM_DATA", raising=False)
+    assert run.main([*arguments, "--results", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+
+
+def test_data_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = [encoded(i) for i in range(30)]
+    broken[17] = broken[17][:-30]
+    (tmp_path / "empty").mkdir()
+    nameless = write_both_splits(tmp_path / "nameless", broken, image="picture")
+    cases = {
+        tmp_path / "empty": "holds nothing that can be read. Known layouts:",
+        nameless: "has no image column. Known names: image, img",
+        write_both_splits(tmp_path / "broken", broken): "train.parquet, row 17",
+    }
+    for folder, complaint in cases.items():
+        command = ["--table", "stop_gradient", "--launcher", "local", "--set", "batch_size=16", "--data", str(folder)]
+        assert run.main([*command, "--results", str(tmp_path / "out")]) == 2
+        message = capsys.readouterr().err
+        assert complaint in message
+        assert "Traceback" not in message
+        assert message.count("\n") == 1
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    command = ["--table", "stop_gradient", "--launcher", "local", *tiny.OVERRIDES]
+    assert run.main([*command, "--results", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
