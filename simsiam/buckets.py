@@ -41,13 +41,14 @@ def patiently(place: str, attempt: Callable[[], T]) -> T:
     """
     if not is_bucket(place):
         return attempt()
-    begun, number = time.monotonic(), 0
+    failed, number = None, 0
     while True:
         try:
             with ThreadPoolExecutor(1) as pool:
                 return pool.submit(attempt).result()
         except OSError:
-            if time.monotonic() - begun > PATIENCE:
+            failed = failed or time.monotonic()  # not from the start: an attempt may be a copy of minutes
+            if time.monotonic() - failed > PATIENCE:
                 raise
             time.sleep(PAUSES[min(number, len(PAUSES) - 1)])
             number += 1

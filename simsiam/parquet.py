@@ -1,6 +1,6 @@
 """Pictures as Hugging Face data sets keep them, on a disk or in a bucket: Parquet with encoded pictures and labels.
 
-To read one picture out of Parquet is to decode a whole row group. So a split is copied once a node into an Arrow file,
+To read one picture out of Parquet is to decode a whole row group. So each file is copied once a node into one of Arrow,
 which all processes of the node map into memory and share.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from simsiam.pictures import DataError, Pictures
 _COLUMNS = {"image": ("image", "img"), "label": ("label", "labels")}
 _ROWS = 256  # of a batch of the Arrow file
 _AT_ONCE = 16  # files asked at the same time: a bucket answers each after some hundredths of a second
+_COPIES = 4  # files copied at the same time: one stream from a bucket is slower than a disk
 _ARROW = pa.schema([("image", pa.binary()), ("label", pa.int64())])
 
 
@@ -139,7 +139,7 @@ def remembered(place: str, files: Sequence[File], make: Callable[[], str]) -> st
     """What `make` gives, asked once a node for files of a bucket that have not changed since."""
     if not buckets.is_bucket(place):
         return make()
-    memory = _copy_of(place, files).with_suffix(".digest")
+    memory = _kept(place, files, "digest")
     if not memory.exists():
         memory.parent.mkdir(parents=True, exist_ok=True)
         temporary = memory.with_suffix(f".{os.getpid()}.tmp")
@@ -149,11 +149,13 @@ def remembered(place: str, files: Sequence[File], make: Callable[[], str]) -> st
 
 
 def read(place: str, files: Sequence[File]) -> Pictures:
-    """One split. Raises DataError for what cannot be read."""
-    arrow = pa.ipc.open_file(pa.memory_map(str(_on_this_node(place, files))))
-    batches = [arrow.get_batch(i) for i in range(arrow.num_record_batches)]
+    """One split. Raises DataError for what cannot be read, OSError for a bucket that stays out of reach."""
+    with ThreadPoolExecutor(_COPIES) as pool:
+        copies = list(pool.map(lambda file: _on_this_node(place, file), files))
+    by_file = [[copy.get_batch(i) for i in range(copy.num_record_batches)] for copy in copies]
+    batches = [batch for each in by_file for batch in each]
     starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
-    firsts = json.loads(arrow.schema.metadata[b"firsts"])  # the number of each file's first picture
+    firsts = np.cumsum([0, *(sum(batch.num_rows for batch in each) for each in by_file)])
 
     def encoded(i: int) -> bytes:
         part = int(np.searchsorted(starts, i, side="right")) - 1
@@ -172,41 +174,35 @@ def cache() -> Path:
     return Path(os.environ.get("SIMSIAM_CACHE") or Path.home() / ".cache" / "simsiam-ablations")
 
 
-def _copy_of(place: str, files: Sequence[File]) -> Path:
-    """Where the copy of these files is, or will be."""
-    return cache() / f"{hashlib.sha256(repr((place, list(files))).encode()).hexdigest()[:20]}.arrow"
+def _kept(place: str, files: Sequence[File], kind: str) -> Path:
+    """Where what is kept of these files on this node is, or will be."""
+    return cache() / f"{hashlib.sha256(repr((place, list(files))).encode()).hexdigest()[:20]}.{kind}"
 
 
-def _on_this_node(place: str, files: Sequence[File]) -> Path:
-    """The Arrow file of a split, made now if no process of this node has made it."""
-    path = _copy_of(place, files)
+def _on_this_node(place: str, file: File) -> Any:
+    """The copy of a file, made now if no process of this node has made it."""
+    path = _kept(place, [file], "arrow")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                buckets.patiently(place, lambda: _copy(place, files, path))
+                buckets.patiently(place, lambda: _copy(place, file, path))
+        return pa.ipc.open_file(pa.memory_map(str(path)))
     except OSError as error:
+        if _of_the_network(error):
+            raise
         raise DataError(
             f"The pictures of {buckets.shown(place)} cannot be copied into {path.parent}: {error}. Make room, or "
             "name another folder in $SIMSIAM_CACHE."
         ) from None
-    return path
 
 
-def _copy(place: str, files: Sequence[File], path: Path) -> None:
-    firsts, copied = [], 0
+def _copy(place: str, file: File, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
-    with pa.OSFile(str(temporary), "wb") as sink:
-        # The firsts are known once all is copied, and metadata come first: so count before.
-        for file in files:
-            with _opened(place, file) as parquet:
-                firsts.append(copied)
-                copied += parquet.metadata.num_rows
-        with pa.ipc.new_file(sink, _ARROW.with_metadata({"firsts": json.dumps(firsts)})) as writer:
-            for file in files:
-                for batch in _batches(place, file):
-                    writer.write_batch(batch)
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _ARROW) as writer:
+        for batch in _batches(place, file):
+            writer.write_batch(batch)
     os.replace(temporary, path)
 
 
@@ -234,9 +230,12 @@ def _opened(place: str, file: File) -> pq.ParquetFile:
 
 
 def _unreadable(error: Exception, message: str) -> Exception:
-    """A DataError; but what the network did stays an OSError, which is worth another attempt."""
-    network = (isinstance(error, OSError) and "AWS Error" in str(error)) or "google::cloud" in str(error)
-    return error if network else DataError(message)
+    """A DataError; but what the network did stays as it is, which is worth another attempt."""
+    return error if _of_the_network(error) else DataError(message)
+
+
+def _of_the_network(error: Exception) -> bool:
+    return (isinstance(error, OSError) and "AWS Error" in str(error)) or "google::cloud" in str(error)
 
 
 def _name(place: str, file: File) -> str:

@@ -226,6 +226,39 @@ def test_a_node_reads_a_bucket_once(
     assert len(read) == 10
 
 
+NETWORK = OSError("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 56")
+
+
+def test_a_copy_that_breaks_off_goes_on_however_long_it_took(
+    server: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(buckets, "PATIENCE", 0.2)
+    monkeypatch.setattr(buckets, "PAUSES", (0.01,))
+    monkeypatch.setattr(parquet, "_COPIES", 1)
+    source = data.locate(upload(pictures, Folder.at("s3://bucket/broken-off")))
+    real, read = parquet._batches, []
+
+    def broken_once(place: str, file: parquet.File) -> Iterator[Any]:
+        read.append(file.name)
+        yield from real(place, file)
+        if len(read) == 2:
+            time.sleep(0.3)  # longer than the patience
+            raise NETWORK
+
+    monkeypatch.setattr(parquet, "_batches", broken_once)
+    assert_holds(data.read(source, "train"), range(5))
+    assert read == ["train-00000-of-00002.parquet", *["train-00001-of-00002.parquet"] * 2]
+
+    def broken(place: str, file: parquet.File) -> Iterator[Any]:
+        raise NETWORK
+        yield
+
+    monkeypatch.setattr(parquet, "_batches", broken)
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):  # and no DataError: it is worth another attempt
+        data.read(source, "test")
+
+
 def test_a_bucket_without_pictures_is_refused(server: Any) -> None:
     with pytest.raises(DataError, match=r"s3://bucket/nothing holds nothing that can be read"):
         data.locate("s3://bucket/nothing")
