@@ -12,7 +12,7 @@ import torch
 from ablations import trial as trials
 from ablations.progress import Progress
 from ablations.store import FAILED, Store, unfinished
-from ablations.table import Trial
+from ablations.table import Trial, UserError
 from simsiam.config import Runtime
 
 
@@ -21,9 +21,11 @@ def launch(
 ) -> None:
     """Run trials of different fingerprints, keep each result in the store, and call `on_done` after each.
 
-    One trial's exception does not stop the others.
+    One trial's exception does not stop the others. Raises UserError for a share of a GPU where there is none.
     """
     runtime = dataclasses.replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")
+    if runtime.gpu_fraction != 1 and runtime.device == "cpu":
+        raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs a GPU; there is none here. Leave it out.")
     decoded = trials.shared(runtime, [trial.config for trial in todo])
     for trial in todo:
         fingerprint = trial.fingerprint

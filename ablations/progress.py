@@ -45,6 +45,12 @@ class Progress:
         state.status = "starting"
         self._say(f"{state.name}: starting")
 
+    def wait(self, fingerprint: str, why: str) -> None:
+        """A trial waits, and says for what."""
+        state = self._states[fingerprint]
+        state.status = f"waiting: {why}"
+        self._say(f"{state.name}: {state.status}")
+
     def epoch(self, fingerprint: str, line: Result) -> None:
         """A trial has done an epoch, with the line of its curve."""
         state = self._states[fingerprint]

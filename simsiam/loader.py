@@ -6,6 +6,9 @@ Both kinds answer the same two calls, so nothing else minds how large the pictur
 from __future__ import annotations
 
 import io
+import multiprocessing
+import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,8 +89,21 @@ class Streamed:
             # A fork of a process that runs threads can hang, and Ray's workers do.
             multiprocessing_context="forkserver" if self._processes else None,
             pin_memory=self._device.type == "cuda",
+            worker_init_fn=_end_with_its_trainer,
         )
         return (batch.to(self._device, non_blocking=True) for batch in loader)
+
+
+def _end_with_its_trainer(process: int) -> None:
+    """What a loader process does first: where its trainer is killed, it ends. torch watches only who forked it."""
+
+    def wait() -> None:
+        trainer = multiprocessing.parent_process()
+        assert trainer is not None
+        trainer.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 Images = InMemory | Streamed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +17,17 @@ import tiny
 import torch
 from moto.server import ThreadedMotoServer
 from ray.train import ControllerError, WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 
 from ablations import launch, request, results, run
 from ablations import store as stores
 from ablations.launch import drive
 from simsiam import checkpoint
+from simsiam.config import Runtime, fingerprint
 from simsiam.data import DataError
 
 # Ray leaves sockets to the garbage collector.
@@ -128,6 +135,66 @@ def test_results_in_a_bucket(cluster: str, capsys: pytest.CaptureFixture[str]) -
 )
 def test_what_would_end_in_the_same_way_is_not_tried_again(cause: Exception, hopeless: bool) -> None:
     assert drive._hopeless(cause) == hopeless
+
+
+def test_what_is_edited_between_two_looks_of_a_run_reaches_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+
+    def init(runtime_env: dict[str, Any], **more: Any) -> None:
+        sent.append((Path(runtime_env["working_dir"]) / "simsiam" / "edited.py").read_text())
+
+    (tmp_path / "edited.py").write_text("before")
+    monkeypatch.setattr(launch.cluster.simsiam, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(launch.cluster.ray, "init", init)
+    monkeypatch.setattr(launch.cluster.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(launch.cluster, "_code", functools.cache(launch.cluster._code.__wrapped__))
+    launch.cluster.connect()
+    (tmp_path / "edited.py").write_text("after")
+    launch.cluster.connect()
+    assert sent == ["before", "before"]
+
+
+def no_place() -> Exception:
+    return ControllerError(WorkerGroupStartupTimeoutError(num_workers=8))
+
+
+def death(cause: Exception | None = None) -> Exception:
+    return WorkerGroupError("1 failed", {0: cause or ray.exceptions.ActorDiedError()})
+
+
+def test_a_trial_that_had_to_go_on_with_fewer_workers_asks_for_all_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = torch.OutOfMemoryError("CUDA out of memory")
+    # What becomes of each worker group, and of how many workers the nodes have room for then.
+    script = [(death(), 8), (no_place(), 4), (death(), 8), (no_place(), 4), (death(short), 8), (no_place(), 4)]
+    script += [(no_place(), 5), (death(), 0)]
+    asked, told, room = [], [], [8]
+
+    def fit(job: Any, workers: int, name: str) -> Any:
+        asked.append(workers)
+        error, room[0] = script[len(asked) - 1]
+        if len(asked) == len(script):
+            raise death(DataError("Corrupt image"))  # which ends it
+        raise error
+
+    monkeypatch.setattr(drive, "_fit", fit)
+    monkeypatch.setattr(drive.placement, "slots", lambda *_: room[0])
+    monkeypatch.setattr(drive.cluster, "there", lambda: None)
+    monkeypatch.setattr(drive.tune, "report", told.append)
+    monkeypatch.setenv(drive.PATIENCE, "1")
+    config, store = tiny.config(), stores.Store.at(tmp_path)
+    job = {"config": dataclasses.asdict(config), "runtime": dataclasses.asdict(Runtime(workers=8))}
+    job |= {"results": str(tmp_path), "patience": 1, "notices": False, "resources": {"GPU": 1.0}}
+    drive.drive({"job": job}, {config.train_images: None})
+    # After the fifth: four were too few for the memory, so five at least.
+    assert asked == [8, 8, 4, 8, 4, 8, 8, 5]
+    assert told[0] == {"waiting": "no place for 8 workers of 1 GPU yet, room for 4"}
+    failure = store.failure(fingerprint(config))
+    assert failure is not None
+    assert failure["message"] == "DataError: Corrupt image"
 
 
 def test_the_cause_is_the_exception_as_the_worker_raised_it() -> None:

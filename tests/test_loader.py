@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import io
+import os
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import digits
+from pictures import encoded, picture
 from PIL import Image
 
 from simsiam import data, loader, views
@@ -26,18 +32,10 @@ SIZE = 16
 CROPS = [views.RandomCrop(0, 2, 0, 0.2), views.RandomCrop(0, 2, 1, 0.2), views.CenterCrop(0.8)]
 
 
-def picture(seed: int, height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 def write(root: Path, sizes: Sequence[tuple[int, int]], *, broken: bool = False) -> Source:
     """A training split with these sizes (and one broken picture behind them), and a test split."""
     for split, each in (("train", sizes), ("test", sizes[:2])):
-        images = []
-        for seed, size in enumerate(each):
-            buffer = io.BytesIO()
-            Image.fromarray(picture(seed, *size)).save(buffer, "PNG")
-            images.append(buffer.getvalue())
+        images = [encoded(seed, *size) for seed, size in enumerate(each)]
         if broken and split == "train":
             images.append(b"no picture")
         table = pa.table({"image": images, "label": list(range(len(images)))})
@@ -191,6 +189,43 @@ def test_no_file_is_left_open(tmp_path: Path) -> None:
         load(source, config(source), Runtime())
         gc.collect()
     assert not [each for each in seen if issubclass(each.category, ResourceWarning)]
+
+
+TRAINER = """
+import sys, time
+import numpy as np
+from simsiam import config, data, loader, recipes, views
+source = data.locate(sys.argv[1])
+of_flowers = config.Config(data=source.name, **recipes.FLOWERS)
+train, _ = loader.load(source, of_flowers, config.Runtime(loader_processes=2))
+stream = train.stream([(np.array([0]), [views.CenterCrop(1.0)])] * 50)
+next(stream)
+print("reads", flush=True)
+time.sleep(300)
+"""
+
+
+def test_loader_processes_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    write(tmp_path, [(9, 9), (7, 7)])
+    marked = {**os.environ, "MARK": str(tmp_path)}  # which the processes inherit
+
+    def processes() -> int:
+        found = 0
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # it has just ended
+                found += f"MARK={tmp_path}".encode() in path.read_bytes()
+        return found
+
+    command = [sys.executable, "-c", TRAINER, str(tmp_path)]
+    with subprocess.Popen(command, env=marked, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == "reads\n"
+        assert processes() >= 4  # the trainer, who forks, two that read
+        trainer.kill()
+    limit = time.monotonic() + 30
+    while processes() and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert processes() == 0
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:

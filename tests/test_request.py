@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from pictures import encoded, write_both_splits
 
 from ablations import run
@@ -48,6 +49,15 @@ def test_a_wrong_command_says_so_in_one_line(
     assert complaint in message
     assert message.startswith("error: ")
     assert message.count("\n") == 1
+
+
+def test_a_share_of_a_gpu_that_is_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command = ["--table", "stop_gradient", "--launcher", "local", "--gpus-per-trial", "0.5"]
+    assert run.main([*command, "--results", str(tmp_path)]) == 2
+    assert "--gpus-per-trial 0.5 needs a GPU; there is none here." in capsys.readouterr().err
 
 
 def test_data_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

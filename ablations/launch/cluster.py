@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import logging
 import os
@@ -31,24 +33,29 @@ HEAD = "node:__internal_head__"  # a resource that the head alone has
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names or that runs here, else start one on this machine.
 
-    All nodes get the code as it is now: what is edited while a table runs changes none of its trials.
+    All nodes get the code as it was at first: what is edited while a table runs changes none of its trials.
     """
     _check_address(os.environ.get("RAY_ADDRESS", ""))
     variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     if cache := os.environ.get("SIMSIAM_CACHE"):
         variables["SIMSIAM_CACHE"] = os.path.abspath(cache)  # workers stand in another folder
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    with tempfile.TemporaryDirectory() as copy:
-        environment: dict[str, Any] = {"env_vars": variables}
-        if not job.get("runtime_env", {}).get("working_dir"):  # else every node has the code already
-            for package in (simsiam, ablations):
-                shutil.copytree(
-                    package.__path__[0], Path(copy, package.__name__), ignore=shutil.ignore_patterns("__pycache__")
-                )
-            environment["working_dir"] = copy
-        ray.init(runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
+    environment: dict[str, Any] = {"env_vars": variables}
+    if not job.get("runtime_env", {}).get("working_dir"):  # else every node has the code already
+        environment["working_dir"] = _code()
+    ray.init(runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
     # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+@functools.cache
+def _code() -> str:
+    """A copy of the code as it was when this process asked for it first, until the process ends."""
+    copy = tempfile.mkdtemp(prefix="simsiam-")
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    for package in (simsiam, ablations):
+        shutil.copytree(package.__path__[0], Path(copy, package.__name__), ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
 
 
 def _check_address(address: str) -> None:

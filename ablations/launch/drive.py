@@ -11,6 +11,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray import tune
 from ray.train.v2._internal.exceptions import RayTrainError, WorkerGroupStartupTimeoutError
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -26,7 +27,10 @@ from simsiam.loader import Decoded
 RETRIES = 5  # of a trial whose workers die before they have got further than the time before
 PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # that a worker group waits for its place
 
+WAITING = "waiting"  # the key of what a driver reports while its workers find no place
+
 _REPORT_SECONDS = 2.0  # between two epochs that a trial tells of
+_COPY_SECONDS = 3 * 3600  # that workers wait for those whose node is new, and copies the pictures first
 
 _train: Any = ray.train  # its type hints are those of Train V1
 
@@ -37,7 +41,7 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
     """One trial's driver: its workers train and evaluate, and it puts their result into the store.
 
     What dies is started again from the last checkpoint, as often as it gets further in between; a worker group that
-    finds no place, with the workers that fit.
+    finds no place, with the workers that fit. Each time after that, all workers are asked for again.
     """
     job: Job = params["job"]
     os.environ[PATIENCE] = str(job["patience"])
@@ -55,19 +59,21 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
             return
         except _train.TrainingFailedError as error:
             if _found_no_place(error):
-                fit = placement.slots(cluster.there(), placement.Ask(runtime.workers, job["resources"]))
+                ask = placement.Ask(runtime.workers, job["resources"])
+                fit = placement.slots(cluster.there(), ask)
+                tune.report({WAITING: f"no place for {ask} yet, room for {fit}"})
                 workers = min(runtime.workers, fit) if fit >= least else runtime.workers
                 continue
             before, reached = reached, checkpoint.modified()
             failures = 1 if reached != before else failures + 1
             cause = _cause(error)
             if trials.out_of_memory(cause) and workers < runtime.workers:  # too few for the batch: wait for more
-                workers, least = runtime.workers, workers + 1
-                continue
-            if failures > RETRIES or _hopeless(cause):
+                least = workers + 1
+            elif failures > RETRIES or _hopeless(cause):
                 message = trials.failure(cause, workers, runtime.gpu_fraction)
                 store.write_failure(unfinished(config, FAILED, message))
                 return
+            workers = runtime.workers
 
 
 def _fit(job: Job, workers: int, name: str) -> Any:
@@ -77,6 +83,7 @@ def _fit(job: Job, workers: int, name: str) -> Any:
     trainer = orphans.Trainer(
         _work,
         train_loop_config=job,
+        torch_config=ray.train.torch.TorchConfig(timeout_s=_COPY_SECONDS),
         scaling_config=_train.ScalingConfig(
             num_workers=workers, use_gpu="GPU" in job["resources"], resources_per_worker=job["resources"]
         ),

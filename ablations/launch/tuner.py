@@ -17,7 +17,7 @@ from ablations import placement
 from ablations import trial as ours
 from ablations.launch import cluster
 from ablations.launch.cluster import HEAD
-from ablations.launch.drive import PATIENCE, Job, drive
+from ablations.launch.drive import PATIENCE, WAITING, Job, drive
 from ablations.progress import Progress
 from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial
@@ -45,7 +45,12 @@ def launch(
         there, possible = cluster.there(), cluster.possible()
         ask = cluster.ask(runtime, there, possible)
         concurrent = placement.concurrent(there, possible, ask)
-        print(f"Placement: {ask} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once.", flush=True)
+        fit = placement.slots(there, ask)
+        print(
+            f"Placement: {ask} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once. The nodes that are there "
+            f"have room for {fit} worker{'s' * (fit != 1)}.",
+            flush=True,
+        )
         decoded = ours.shared(runtime, [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
         grows = possible is not None and placement.slots(possible, ask) > 0
@@ -103,7 +108,9 @@ class _Watch(TrialProgressCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "epoch" in result:
+        if WAITING in result:
+            self._progress.wait(fingerprint(_config(trial)), result[WAITING])
+        elif "epoch" in result:
             self._progress.epoch(fingerprint(_config(trial)), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
