@@ -13,6 +13,7 @@ from ablations import trial as trials
 from ablations.progress import Progress
 from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial, UserError
+from simsiam import data
 from simsiam.config import Runtime
 
 
@@ -26,7 +27,7 @@ def launch(
     runtime = dataclasses.replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")
     if runtime.gpu_fraction != 1 and runtime.device == "cpu":
         raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs a GPU; there is none here. Leave it out.")
-    decoded = trials.shared(runtime, [trial.config for trial in todo])
+    source, decoded = data.locate(runtime.data_path), trials.shared(runtime, [trial.config for trial in todo])
     for trial in todo:
         fingerprint = trial.fingerprint
 
@@ -38,7 +39,7 @@ def launch(
             result, curve = trials.run(
                 trial.config,
                 runtime,
-                decoded=decoded[trial.config.train_images],
+                pictures=decoded[trial.config.train_images] or source,
                 place=store.checkpoint(fingerprint),
                 on_epoch=on_epoch,
             )

@@ -41,15 +41,13 @@ class Progress:
             self._live.stop()
 
     def start(self, fingerprint: str) -> None:
-        state = self._states[fingerprint]
-        state.status = "starting"
-        self._say(f"{state.name}: starting")
+        self.note(fingerprint, "starting")
 
-    def wait(self, fingerprint: str, why: str) -> None:
-        """A trial waits, and says for what."""
+    def note(self, fingerprint: str, text: str) -> None:
+        """A trial says in words what it does."""
         state = self._states[fingerprint]
-        state.status = f"waiting: {why}"
-        self._say(f"{state.name}: {state.status}")
+        state.status = text
+        self._say(f"{state.name}: {text}")
 
     def epoch(self, fingerprint: str, line: Result) -> None:
         """A trial has done an epoch, with the line of its curve."""

@@ -47,18 +47,22 @@ def processor() -> str:
 
 @functools.cache
 def sources() -> str:
-    """A digest of the code that decides a number: the syntax trees of simsiam/ and ablations/trial.py.
+    """A digest of the code that decides a number, as it was when it was asked for first: simsiam/, ablations/trial.py.
 
     Comments, docstrings and layout do not count, nor does the version of Python.
     """
-    digest = hashlib.sha256()
-    science, orchestration = _PACKAGES
+    return digest(*_PACKAGES)
+
+
+def digest(science: Path, orchestration: Path) -> str:
+    """The same of two packages anywhere."""
+    code = hashlib.sha256()
     for file in [*sorted(science.glob("**/*.py")), orchestration / "trial.py"]:
         package = science if file.is_relative_to(science) else orchestration
-        digest.update(file.relative_to(package.parent).as_posix().encode())
+        code.update(file.relative_to(package.parent).as_posix().encode())
         for word in _words(ast.parse(file.read_text())):
-            digest.update(word.encode() + b"\0")
-    return digest.hexdigest()[:16]
+            code.update(word.encode() + b"\0")
+    return code.hexdigest()[:16]
 
 
 def _words(node: ast.AST) -> Iterator[str]:

@@ -16,6 +16,7 @@ from simsiam import config as configs
 from simsiam import data, distributed, loader, monitor, pretrain, probe
 from simsiam.checkpoint import Keeper, Place
 from simsiam.config import Config, Runtime
+from simsiam.data import Source
 from simsiam.loader import Decoded, Images, InMemory
 from simsiam.model import SimSiam
 from simsiam.protocols import PROTOCOLS, Protocol
@@ -37,7 +38,7 @@ def run(
     config: Config,
     runtime: Runtime,
     *,
-    decoded: Decoded | None,
+    pictures: Decoded | Source,
     place: Place,
     on_epoch: Callable[[pretrain.Line], None],
     hurry: Callable[[], bool] = lambda: False,
@@ -47,13 +48,13 @@ def run(
     A checkpoint in `place` is gone on from. Raises simsiam.data.DataError for data that cannot be read.
 
     Args:
-        decoded: its data; None to read them from the runtime's path.
+        pictures: its data, decoded or where they are.
         hurry: asked by every worker now and then: whether a checkpoint is wanted at once.
     """
     started = _now()
     if runtime.device.startswith("cuda"):
         _set_up_gpu(runtime.gpu_fraction)
-    train, test = loader.load(decoded or data.locate(runtime.data_path), config, runtime)
+    train, test = loader.load(pictures, config, runtime)
     keeper = Keeper(config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry)
     model, progress = pretrain.pretrain(config, runtime, train, test, keeper=keeper, on_epoch=on_epoch)
     result = {

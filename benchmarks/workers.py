@@ -97,7 +97,7 @@ def work(rank: int, folder: str, configs: dict[tuple[str, str], Config], decoded
 
             smooth = mock.patch("torch.nn.ReLU", torch.nn.SiLU) if recipe == SMOOTH else contextlib.nullcontext()
             with smooth:
-                result, curve = trial.run(config, Runtime(), decoded=decoded, place=Nowhere(), on_epoch=on_epoch)
+                result, curve = trial.run(config, Runtime(), pictures=decoded, place=Nowhere(), on_epoch=on_epoch)
             key = dict(zip(KEY, (recipe, precision, workers, threads), strict=True))
             lines = pd.DataFrame([{**key, **line} for line in curve])[[*KEY, "epoch", "loss", "z_std", "knn_top1"]]
             lines["linear_top1"] = [*[None] * (len(curve) - 1), result["linear_top1"]]

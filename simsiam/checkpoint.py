@@ -74,6 +74,7 @@ class Keeper:
             )
         self._parts = (content and unpack(self._config, content)) or {}
         self._earlier = self._parts.get("seconds", self._earlier)
+        self._started = self._saved = time.monotonic()  # workers that had to wait for one of them have not trained
         return self._parts
 
     def part(self, name: str) -> Any:

@@ -140,6 +140,16 @@ def _read(source: Source, split: str) -> Pictures:
     return _read_torchvision(source, split)
 
 
+def fetch(source: Source) -> None:
+    """Have Parquet copied to this node, which may take long.
+
+    Raises DataError for what cannot be read, OSError for a bucket that stays out of reach.
+    """
+    if source.layout == "parquet":
+        for files in _parquet_files(str(source.path)).values():
+            parquet.fetch(str(source.path), files)
+
+
 def first(source: Source) -> bytes | None:
     """The first training picture of Parquet, encoded, without a copy of the others; None for other layouts."""
     if source.layout != "parquet":

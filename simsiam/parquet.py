@@ -6,7 +6,9 @@ which all processes of the node map into memory and share.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -148,11 +150,21 @@ def remembered(place: str, files: Sequence[File], make: Callable[[], str]) -> st
     return memory.read_text()
 
 
+def fetch(place: str, files: Sequence[File]) -> list[Path]:
+    """The copies of files on this node, made now where no process has made them.
+
+    Raises DataError for what cannot be read, OSError for a bucket that stays out of reach.
+    """
+    # What the network breaks off is gone on with below, one by one and patiently.
+    with contextlib.suppress(OSError), ThreadPoolExecutor(_COPIES) as pool:
+        for _ in pool.map(functools.partial(_on_this_node, place), files):
+            pass
+    return [buckets.patiently(place, functools.partial(_on_this_node, place, file)) for file in files]
+
+
 def read(place: str, files: Sequence[File]) -> Pictures:
-    """One split. Raises DataError for what cannot be read, OSError for a bucket that stays out of reach."""
-    with ThreadPoolExecutor(_COPIES) as pool:
-        copies = list(pool.map(lambda file: _on_this_node(place, file), files))
-    by_file = [[copy.get_batch(i) for i in range(copy.num_record_batches)] for copy in copies]
+    """One split. Raises as `fetch`."""
+    by_file = [_content(path) for path in fetch(place, files)]
     batches = [batch for each in by_file for batch in each]
     starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
     firsts = np.cumsum([0, *(sum(batch.num_rows for batch in each) for each in by_file)])
@@ -179,16 +191,14 @@ def _kept(place: str, files: Sequence[File], kind: str) -> Path:
     return cache() / f"{hashlib.sha256(repr((place, list(files))).encode()).hexdigest()[:20]}.{kind}"
 
 
-def _on_this_node(place: str, file: File) -> Any:
-    """The copy of a file, made now if no process of this node has made it."""
+def _on_this_node(place: str, file: File) -> Path:
     path = _kept(place, [file], "arrow")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                buckets.patiently(place, lambda: _copy(place, file, path))
-        return pa.ipc.open_file(pa.memory_map(str(path)))
+                _copy(place, file, path)
     except OSError as error:
         if _of_the_network(error):
             raise
@@ -196,6 +206,14 @@ def _on_this_node(place: str, file: File) -> Any:
             f"The pictures of {buckets.shown(place)} cannot be copied into {path.parent}: {error}. Make room, or "
             "name another folder in $SIMSIAM_CACHE."
         ) from None
+    return path
+
+
+def _content(path: Path) -> list[pa.RecordBatch]:
+    """The batches of an Arrow file. They stay mapped into memory when it is closed: a data set has hundreds of them."""
+    with pa.memory_map(str(path)) as file:
+        arrow = pa.ipc.open_file(file)
+        return [arrow.get_batch(i) for i in range(arrow.num_record_batches)]
 
 
 def _copy(place: str, file: File, path: Path) -> None:

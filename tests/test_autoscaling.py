@@ -177,7 +177,7 @@ def test_a_trial_goes_on_with_the_workers_that_fit_where_a_node_does_not_come_ba
     first, second = line["workers_by_step"].split()
     assert first == "0:2"
     assert second.endswith(":1")
-    assert "waiting: no place for 2 workers of 1 CPU yet, room for 1" in (tmp_path / "log").read_text()
+    assert "starting again with 1 of 2 workers: no place for 2 workers of 1 CPU" in (tmp_path / "log").read_text()
     alone = tmp_path / "alone"
     assert run([*LONG, "--launcher", "local", "--results", str(alone)], environment(site), tmp_path / "log").wait() == 0
     curves = [pd.read_parquet(next(folder.glob("curves/*"))) for folder in (results, alone)]

@@ -242,13 +242,13 @@ def test_a_copy_that_breaks_off_goes_on_however_long_it_took(
     def broken_once(place: str, file: parquet.File) -> Iterator[Any]:
         read.append(file.name)
         yield from real(place, file)
-        if len(read) == 2:
+        if len(read) in (2, 3):  # in the round for all of them, and by itself
             time.sleep(0.3)  # longer than the patience
             raise NETWORK
 
     monkeypatch.setattr(parquet, "_batches", broken_once)
     assert_holds(data.read(source, "train"), range(5))
-    assert read == ["train-00000-of-00002.parquet", *["train-00001-of-00002.parquet"] * 2]
+    assert read == ["train-00000-of-00002.parquet", *["train-00001-of-00002.parquet"] * 3]
 
     def broken(place: str, file: parquet.File) -> Iterator[Any]:
         raise NETWORK

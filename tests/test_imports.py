@@ -17,7 +17,7 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 ARROWS = {
     "run": {"request", "table", "store", "progress", "report", "verdict", "launch", "launch_local"},
     "request": {"table"},
-    "launch": {"launch", "files", "placement", "trial", "store", "progress", "table"},
+    "launch": {"launch", "files", "placement", "provenance", "trial", "store", "progress", "table"},
     "placement": {"table"},
     "launch_local": {"trial", "store", "progress", "table"},
     "progress": {"table"},

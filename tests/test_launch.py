@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -16,6 +18,7 @@ import ray.exceptions
 import tiny
 import torch
 from moto.server import ThreadedMotoServer
+from pictures import encoded, write_both_splits
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback,
@@ -26,6 +29,7 @@ from ray.train.v2._internal.exceptions import (
 from ablations import launch, request, results, run
 from ablations import store as stores
 from ablations.launch import drive
+from ablations.table import UserError
 from simsiam import checkpoint
 from simsiam.config import Runtime, fingerprint
 from simsiam.data import DataError
@@ -76,6 +80,19 @@ def test_ray_gives_the_numbers_of_one_process_for_any_number_of_workers(
     assert line["device_seconds"] == pytest.approx(2 * line["wall_seconds"])
     assert line["price"] == pytest.approx(line["device_seconds"] / 100)
     assert not [*(tmp_path / "one").glob(".ray/*")]
+
+
+def test_workers_that_read_pictures_while_training_give_the_numbers_of_one_process(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    folder = write_both_splits(tmp_path / "data", [encoded(i, 12, 12 + i % 2) for i in range(40)])
+    command = ["--table", "stop_gradient", "--rows", "with", "--data", str(folder), "--set", "precision=float64"]
+    for name, value in (tiny.FIELDS | {"batch_size": 16, "train_images": 30}).items():
+        command += ["--set", f"{name}={value}"]
+    for name, arguments in {"local": ["--launcher", "local"], "two": ["--workers", "2"]}.items():
+        assert run.main([*command, *arguments, "--results", str(tmp_path / name)]) == 0
+    pd.testing.assert_frame_equal(science(tmp_path / "two"), science(tmp_path / "local"), rtol=1e-6)
 
 
 def test_a_failing_trial_is_a_row_and_stops_no_other(cluster: str, tmp_path: Path) -> None:
@@ -137,23 +154,26 @@ def test_what_would_end_in_the_same_way_is_not_tried_again(cause: Exception, hop
     assert drive._hopeless(cause) == hopeless
 
 
-def test_what_is_edited_between_two_looks_of_a_run_reaches_no_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_get_the_code_as_it_was_when_the_command_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[str] = []
 
     def init(runtime_env: dict[str, Any], **more: Any) -> None:
-        sent.append((Path(runtime_env["working_dir"]) / "simsiam" / "edited.py").read_text())
+        sent.append((Path(runtime_env["working_dir"]) / "simsiam" / "__init__.py").read_text())
 
-    (tmp_path / "edited.py").write_text("before")
-    monkeypatch.setattr(launch.cluster.simsiam, "__path__", [str(tmp_path)])
+    here = tmp_path / "simsiam"
+    shutil.copytree(launch.cluster.simsiam.__path__[0], here)
+    monkeypatch.setattr(launch.cluster.simsiam, "__path__", [str(here)])
     monkeypatch.setattr(launch.cluster.ray, "init", init)
     monkeypatch.setattr(launch.cluster.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(launch.cluster, "_code", functools.cache(launch.cluster._code.__wrapped__))
+    code = launch.cluster._code.__wrapped__
+    monkeypatch.setattr(launch.cluster, "_code", functools.cache(code))
     launch.cluster.connect()
-    (tmp_path / "edited.py").write_text("after")
-    launch.cluster.connect()
-    assert sent == ["before", "before"]
+    (here / "__init__.py").write_text("edited = True")
+    launch.cluster.connect()  # as at the next look of --seeds-until-decided
+    assert sent[0] == sent[1] != "edited = True"
+    monkeypatch.setattr(launch.cluster, "_code", code)
+    with pytest.raises(UserError, match="The code was edited while the command began"):
+        launch.cluster.connect()
 
 
 def no_place() -> Exception:
@@ -183,15 +203,18 @@ def test_a_trial_that_had_to_go_on_with_fewer_workers_asks_for_all_the_next_time
     monkeypatch.setattr(drive, "_fit", fit)
     monkeypatch.setattr(drive.placement, "slots", lambda *_: room[0])
     monkeypatch.setattr(drive.cluster, "there", lambda: None)
-    monkeypatch.setattr(drive.tune, "report", told.append)
-    monkeypatch.setenv(drive.PATIENCE, "1")
+    board = SimpleNamespace(tell=lambda name, text: told.append(text))
+    for variable in (drive.PATIENCE, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
+        monkeypatch.setenv(variable, "1")  # which it sets for Train
     config, store = tiny.config(), stores.Store.at(tmp_path)
     job = {"config": dataclasses.asdict(config), "runtime": dataclasses.asdict(Runtime(workers=8))}
     job |= {"results": str(tmp_path), "patience": 1, "notices": False, "resources": {"GPU": 1.0}}
-    drive.drive({"job": job}, {config.train_images: None})
+    drive.drive({"job": job}, {config.train_images: None}, board)
     # After the fifth: four were too few for the memory, so five at least.
     assert asked == [8, 8, 4, 8, 4, 8, 8, 5]
-    assert told[0] == {"waiting": "no place for 8 workers of 1 GPU yet, room for 4"}
+    assert told[0].startswith("starting again with 8 of 8 workers: ActorDiedError: ")
+    assert told[1] == "starting again with 4 of 8 workers: no place for 8 workers of 1 GPU"
+    assert len(told) == len(script) - 1
     failure = store.failure(fingerprint(config))
     assert failure is not None
     assert failure["message"] == "DataError: Corrupt image"

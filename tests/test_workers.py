@@ -59,7 +59,7 @@ def pictures() -> dict[int | None, Decoded]:
 def run(config: Config, decoded: Decoded, smooth: bool = False) -> dict[str, list[float]]:
     """A whole trial, without its clock."""
     with mock.patch("torch.nn.ReLU", torch.nn.SiLU) if smooth else contextlib.nullcontext():
-        result, curve = trial.run(config, Runtime(), decoded=decoded, place=tiny.Memory(), on_epoch=lambda line: None)
+        result, curve = trial.run(config, Runtime(), pictures=decoded, place=tiny.Memory(), on_epoch=lambda line: None)
     numbers = ("loss", "z_std", "effective_rank", "knn_top1")
     return {
         **{name: [line[name] for line in curve] for name in numbers},
@@ -139,7 +139,7 @@ def resume_apart(rank: int, folder: str, decoded: Decoded) -> None:
     config, place = tiny.config(), tiny.Memory()
 
     def go() -> None:
-        trial.run(config, Runtime(), decoded=decoded, place=place, on_epoch=lambda line: None)
+        trial.run(config, Runtime(), pictures=decoded, place=place, on_epoch=lambda line: None)
 
     if rank == 0:
         go()

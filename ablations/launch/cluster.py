@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ablations
 import simsiam
+from ablations import provenance
 from ablations.launch import ENVIRONMENT
 from ablations.placement import Ask, Cluster, Nodes
 from ablations.store import Store
@@ -33,7 +34,7 @@ HEAD = "node:__internal_head__"  # a resource that the head alone has
 def connect() -> None:
     """Join the cluster that RAY_ADDRESS names or that runs here, else start one on this machine.
 
-    All nodes get the code as it was at first: what is edited while a table runs changes none of its trials.
+    All nodes get the code as it was when the command began: what is edited while a table runs changes no trial.
     """
     _check_address(os.environ.get("RAY_ADDRESS", ""))
     variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
@@ -50,12 +51,15 @@ def connect() -> None:
 
 @functools.cache
 def _code() -> str:
-    """A copy of the code as it was when this process asked for it first, until the process ends."""
-    copy = tempfile.mkdtemp(prefix="simsiam-")
+    """A copy of the code as it was when the command began, until it ends. Raises UserError if it is another by now."""
+    copy = Path(tempfile.mkdtemp(prefix="simsiam-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    for package in (simsiam, ablations):
-        shutil.copytree(package.__path__[0], Path(copy, package.__name__), ignore=shutil.ignore_patterns("__pycache__"))
-    return copy
+    packages = [copy / package.__name__ for package in (simsiam, ablations)]
+    for package, to in zip((simsiam, ablations), packages, strict=True):
+        shutil.copytree(package.__path__[0], to, ignore=shutil.ignore_patterns("__pycache__"))
+    if provenance.digest(*packages) != provenance.sources():
+        raise UserError("The code was edited while the command began. Give the command again.")
+    return str(copy)
 
 
 def _check_address(address: str) -> None:

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from typing import Any, cast
 
 import ray
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
-from ray import tune
 from ray.train.v2._internal.exceptions import RayTrainError, WorkerGroupStartupTimeoutError
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from ablations import placement
 from ablations import trial as trials
 from ablations.files import Folder
 from ablations.launch import cluster, orphans
+from ablations.launch.board import Board
 from ablations.store import FAILED, Store, unfinished
-from simsiam import distributed
+from simsiam import data, distributed
 from simsiam.config import Config, Runtime, fingerprint
+from simsiam.data import Source
 from simsiam.loader import Decoded
 
 RETRIES = 5  # of a trial whose workers die before they have got further than the time before
 PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # that a worker group waits for its place
 
-WAITING = "waiting"  # the key of what a driver reports while its workers find no place
-
-_REPORT_SECONDS = 2.0  # between two epochs that a trial tells of
-_COPY_SECONDS = 3 * 3600  # that workers wait for those whose node is new, and copies the pictures first
 
 _train: Any = ray.train  # its type hints are those of Train V1
 
 Job = dict[str, Any]  # what a trial's driver and its workers are told, in plain values
 
 
-def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
+def drive(params: dict[str, Any], pictures: dict[int | None, Any], board: Board) -> None:
     """One trial's driver: its workers train and evaluate, and it puts their result into the store.
 
     What dies is started again from the last checkpoint, as often as it gets further in between; a worker group that
@@ -48,7 +44,7 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = str(int(job["notices"]))  # a process more for each trial
     config, runtime, store = Config(**job["config"]), Runtime(**job["runtime"]), Store.at(job["results"])
     checkpoint = store.checkpoint(fingerprint(config))
-    job["pictures"] = pictures[config.train_images]
+    job |= {"pictures": pictures[config.train_images], "board": board}
     if store.state(fingerprint(config)) == "done":  # a driver before this one died between its result and its end
         return
     workers, least, failures, reached = runtime.workers, 1, 0, checkpoint.modified()
@@ -59,21 +55,21 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any]) -> None:
             return
         except _train.TrainingFailedError as error:
             if _found_no_place(error):
-                ask = placement.Ask(runtime.workers, job["resources"])
-                fit = placement.slots(cluster.there(), ask)
-                tune.report({WAITING: f"no place for {ask} yet, room for {fit}"})
+                why = f"no place for {placement.Ask(workers, job['resources'])}"
+                fit = placement.slots(cluster.there(), placement.Ask(runtime.workers, job["resources"]))
                 workers = min(runtime.workers, fit) if fit >= least else runtime.workers
-                continue
-            before, reached = reached, checkpoint.modified()
-            failures = 1 if reached != before else failures + 1
-            cause = _cause(error)
-            if trials.out_of_memory(cause) and workers < runtime.workers:  # too few for the batch: wait for more
-                least = workers + 1
-            elif failures > RETRIES or _hopeless(cause):
-                message = trials.failure(cause, workers, runtime.gpu_fraction)
-                store.write_failure(unfinished(config, FAILED, message))
-                return
-            workers = runtime.workers
+            else:
+                before, reached = reached, checkpoint.modified()
+                failures = 1 if reached != before else failures + 1
+                cause = _cause(error)
+                why = trials.failure(cause, workers, runtime.gpu_fraction)
+                if trials.out_of_memory(cause) and workers < runtime.workers:  # too few for the batch: wait for more
+                    least = workers + 1
+                elif failures > RETRIES or _hopeless(cause):
+                    store.write_failure(unfinished(config, FAILED, why))
+                    return
+                workers = runtime.workers
+            board.tell(fingerprint(config), f"starting again with {workers} of {runtime.workers} workers: {why}")
 
 
 def _fit(job: Job, workers: int, name: str) -> Any:
@@ -83,7 +79,6 @@ def _fit(job: Job, workers: int, name: str) -> Any:
     trainer = orphans.Trainer(
         _work,
         train_loop_config=job,
-        torch_config=ray.train.torch.TorchConfig(timeout_s=_COPY_SECONDS),
         scaling_config=_train.ScalingConfig(
             num_workers=workers, use_gpu="GPU" in job["resources"], resources_per_worker=job["resources"]
         ),
@@ -92,7 +87,6 @@ def _fit(job: Job, workers: int, name: str) -> Any:
             storage_path=f"{root}/{job['scratch']}",
             storage_filesystem=files,
             failure_config=_train.FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-            callbacks=[TuneReportCallback()],
             logging_config=_train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -100,21 +94,19 @@ def _fit(job: Job, workers: int, name: str) -> Any:
 
 
 def _work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
-    """One worker of a trial. Its progress goes through Train to Tune, at most every few seconds."""
-    config, device = Config(**job["config"]), ray.train.torch.get_device()
+    """One worker of a trial."""
+    config, device, board = Config(**job["config"]), ray.train.torch.get_device(), job["board"]
     runtime = Runtime(**(job["runtime"] | {"device": str(device)}))
     if device.type == "cuda" and distributed.world_size() > 1:
         node, gpu = ray.get_runtime_context().get_node_id(), str(torch.cuda.get_device_properties(device).uuid)
         placement.check_devices(distributed.everyone((node, gpu)))
     store = Store.at(job["results"])
     cluster.check_that_this_node_sees(store, job["scratch"])
-    told, noticed = time.monotonic(), False
+    pictures, noticed = _pictures(job, runtime), False
 
     def on_epoch(line: trials.Result) -> None:
-        nonlocal told
-        if distributed.agree(time.monotonic() - told > _REPORT_SECONDS, device):
-            told = time.monotonic()
-            ray.train.report(line)
+        if distributed.rank() == 0:
+            board.tell(fingerprint(config), line)
 
     def hurry() -> bool:
         """Whether the cloud has just said that it takes one of these nodes away."""
@@ -126,11 +118,22 @@ def _work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
     return trials.run(
         config,
         runtime,
-        decoded=cast("Decoded | None", ray.get(job["pictures"])),
+        pictures=pictures,
         place=store.checkpoint(fingerprint(config)),
         on_epoch=on_epoch,
         hurry=hurry,
     )
+
+
+def _pictures(job: Job, runtime: Runtime) -> Decoded | Source:
+    """The pictures of the trial, decoded; or where they are, once they are on the nodes of all its workers."""
+    if decoded := cast("Decoded | None", ray.get(job["pictures"])):
+        return decoded
+    source = data.locate(runtime.data_path)
+    data.fetch(source)
+    # A node may be new, and copy first. The others wait here: torch's collectives give up after half an hour.
+    ray.train.collective.barrier()
+    return source
 
 
 def _found_no_place(error: Exception) -> bool:

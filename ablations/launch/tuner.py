@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,8 +17,9 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ablations import placement
 from ablations import trial as ours
 from ablations.launch import cluster
+from ablations.launch.board import Board
 from ablations.launch.cluster import HEAD
-from ablations.launch.drive import PATIENCE, WAITING, Job, drive
+from ablations.launch.drive import PATIENCE, Job, drive
 from ablations.progress import Progress
 from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial
@@ -28,6 +30,7 @@ logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what became of a tri
 
 DRIVERS = 6  # of one trial, one after the other as they die
 
+_BOARD_SECONDS = 1.0  # between two looks at what the trials have told
 _SECONDS, _CLOUD_SECONDS = 60, 900  # that a worker group waits for its place; an autoscaler has nodes to start
 
 
@@ -53,7 +56,7 @@ def launch(
         )
         decoded = ours.shared(runtime, [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
-        grows = possible is not None and placement.slots(possible, ask) > 0
+        grows = possible is not None and placement.slots(dataclasses.replace(possible, head={}), ask) > 0
         job = {
             "runtime": dataclasses.asdict(runtime),
             "resources": dict(ask.worker),
@@ -63,7 +66,7 @@ def launch(
             "notices": grows or bool(there.others),
         }
         jobs = [job | {"config": dataclasses.asdict(trial.config)} for trial in todo]
-        _tuner(jobs, decoded, concurrent, store, _Watch(store, progress, on_done)).fit()
+        _tuner(jobs, decoded, concurrent, store, _Watch(Board(), store, progress, on_done)).fit()
     finally:
         ray.shutdown()
         store.folder.remove_folder(scratch)
@@ -78,7 +81,7 @@ def _tuner(
     files, root = store.folder.open()
     return tune.Tuner(
         # The driver stands on the head with next to nothing: it must never hold what its workers wait for.
-        tune.with_resources(tune.with_parameters(drive, pictures=pictures), {HEAD: 0.001}),
+        tune.with_resources(tune.with_parameters(drive, pictures=pictures, board=watch.board), {HEAD: 0.001}),
         param_space={"job": tune.grid_search(jobs)},
         tune_config=tune.TuneConfig(max_concurrent_trials=concurrent),
         run_config=tune.RunConfig(
@@ -93,11 +96,12 @@ def _tuner(
 
 
 class _Watch(TrialProgressCallback):
-    """Tells of Tune's trials as they go, in place of Tune's own lines. Runs in run.py's process."""
+    """Tells of the trials as they go, in place of Tune's own lines. Runs in run.py's process."""
 
-    def __init__(self, store: Store, progress: Progress, on_done: Callable[[], None]) -> None:
+    def __init__(self, board: Board, store: Store, progress: Progress, on_done: Callable[[], None]) -> None:
         super().__init__()
-        self._store, self._progress, self._on_done = store, progress, on_done
+        self.board, self._store, self._progress, self._on_done = board, store, progress, on_done
+        self._next = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks into a state that nothing here reads back
@@ -105,13 +109,17 @@ class _Watch(TrialProgressCallback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._progress.start(fingerprint(_config(trial)))
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        if WAITING in result:
-            self._progress.wait(fingerprint(_config(trial)), result[WAITING])
-        elif "epoch" in result:
-            self._progress.epoch(fingerprint(_config(trial)), result)
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() > self._next:
+            self._read_board()
+
+    def _read_board(self) -> None:
+        self._next = time.monotonic() + _BOARD_SECONDS
+        for name, told in self.board.take().items():
+            if isinstance(told, str):
+                self._progress.note(name, told)
+            else:
+                self._progress.epoch(name, told)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._finish(trial, "The trial's driver ended without a result.")
@@ -122,6 +130,7 @@ class _Watch(TrialProgressCallback):
         self._finish(trial, f"The trial's driver ended {DRIVERS} times without a result.{cause}")
 
     def _finish(self, trial: Any, reason: str) -> None:
+        self._read_board()  # or its last word would come after its end
         config = _config(trial)
         name = fingerprint(config)
         done = self._store.trial(name) if self._store.state(name) == "done" else None

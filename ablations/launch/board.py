@@ -1,0 +1,44 @@
+"""What the trials tell of themselves as they go, from wherever they are, to run.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from ablations.launch.cluster import HEAD
+
+Told = str | dict[str, Any]  # a word on what it does, or the line of an epoch
+
+
+class Board:
+    """The latest of each trial. Nobody waits for it: a trial that tells something goes on at once.
+
+    Not Tune's own reports: their queues of one hang a trial for good whose run.py has not listened for some seconds.
+    """
+
+    def __init__(self) -> None:
+        # On the head, as run.py: no other node takes it along.
+        actor: Any = _Latest
+        self._actor = actor.options(num_cpus=0, resources={HEAD: 0.001}, max_restarts=-1, max_task_retries=-1).remote()
+
+    def tell(self, fingerprint: str, what: Told) -> None:
+        self._actor.tell.remote(fingerprint, what)
+
+    def take(self) -> dict[str, Told]:
+        """Fingerprint -> what its trial told last, of those that told something since."""
+        told: dict[str, Told] = ray.get(self._actor.take.remote())
+        return told
+
+
+@ray.remote
+class _Latest:
+    def __init__(self) -> None:
+        self._told: dict[str, Told] = {}
+
+    def tell(self, fingerprint: str, what: Told) -> None:
+        self._told[fingerprint] = what
+
+    def take(self) -> dict[str, Told]:
+        told, self._told = self._told, {}
+        return told
