@@ -192,6 +192,7 @@ def _kept(place: str, files: Sequence[File], kind: str) -> Path:
 
 
 def _on_this_node(place: str, file: File) -> Path:
+    """The copy of a file, made now if no process of this node has made it."""
     path = _kept(place, [file], "arrow")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,10 +219,13 @@ def _content(path: Path) -> list[pa.RecordBatch]:
 
 def _copy(place: str, file: File, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _ARROW) as writer:
-        for batch in _batches(place, file):
-            writer.write_batch(batch)
-    os.replace(temporary, path)
+    try:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _ARROW) as writer:
+            for batch in _batches(place, file):
+                writer.write_batch(batch)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # on a disk that is full, it would keep it so
 
 
 def _batches(place: str, file: File) -> Iterator[pa.RecordBatch]:

@@ -15,7 +15,7 @@ from pictures import assert_holds, encoded, picture, write_images, write_parquet
 from sklearn.datasets import load_digits
 from torchvision.datasets import ImageFolder
 
-from simsiam import data
+from simsiam import data, parquet
 from simsiam.data import DataError
 
 
@@ -188,6 +188,21 @@ def test_parquet_broken_in_the_middle_is_refused_when_read(tmp_path: Path) -> No
     file.write_bytes(content)
     with pytest.raises(DataError, match=re.escape(f"{file} cannot be read")):
         data.read(data.locate(tmp_path), "train")
+
+
+def test_a_disk_that_is_full_is_named_and_gets_its_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path / "cache"))
+    place = tmp_path / "data"
+    for split in ("train", "test"):
+        write_parquet(place / f"{split}.parquet", range(3))
+    half = parquet._kept(str(place), parquet.splits(str(place))["train"], "tmp")
+    half.parent.mkdir()
+    half.symlink_to("/dev/full")  # which takes nothing
+    source = data.locate(place)
+    with pytest.raises(DataError, match=r"cannot be copied into .*No space left.*another folder in \$SIMSIAM_CACHE"):
+        data.read(source, "train")
+    assert not half.is_symlink()
+    assert_holds(data.read(source, "train"), range(3))
 
 
 BROKEN: dict[str, Callable[[bytes], bytes | None]] = {
