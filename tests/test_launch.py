@@ -26,7 +26,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
 )
 
-from ablations import launch, request, results, run
+from ablations import launch, progress, request, results, run
 from ablations import store as stores
 from ablations.launch import drive
 from ablations.table import UserError
@@ -65,13 +65,17 @@ def test_ray_gives_the_numbers_of_one_process_for_any_number_of_workers(
     cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    told: list[int] = []
+    monkeypatch.setattr(progress.Progress, "epoch", lambda self, name, line: told.append(line["epoch"]))
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--set", "precision=float64", "--rows", "with"]
     for name, arguments in {
         "local": ["--launcher", "local"],
         "one": [],
         "two": ["--workers", "2", "--price", "36"],
     }.items():
+        told.clear()
         assert run.main([*command, *arguments, "--results", str(tmp_path / name)]) == 0
+        assert told[-1] == tiny.FIELDS["epochs"]
     local, one, two = (science(tmp_path / name) for name in ("local", "one", "two"))
     pd.testing.assert_frame_equal(one, local, rtol=1e-9)
     pd.testing.assert_frame_equal(two, local, rtol=1e-6)
