@@ -27,7 +27,8 @@ def launch(
     runtime = dataclasses.replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")
     if runtime.gpu_fraction != 1 and runtime.device == "cpu":
         raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs a GPU; there is none here. Leave it out.")
-    source, decoded = data.locate(runtime.data_path), trials.shared(runtime, [trial.config for trial in todo])
+    source = data.locate(runtime.data_path)
+    decoded = trials.shared(source, [trial.config for trial in todo])
     for trial in todo:
         fingerprint = trial.fingerprint
 

@@ -13,7 +13,7 @@ import torch
 import simsiam
 from ablations import provenance
 from simsiam import config as configs
-from simsiam import data, distributed, loader, monitor, pretrain, probe
+from simsiam import distributed, loader, monitor, pretrain, probe
 from simsiam.checkpoint import Keeper, Place
 from simsiam.config import Config, Runtime
 from simsiam.data import Source
@@ -28,9 +28,8 @@ _CUDA = 1 << 30  # bytes of a GPU set aside for what CUDA itself takes for a pro
 _RAW_PIXELS = 1 << 24  # data sets of more pixels than this get no raw-pixel kNN
 
 
-def shared(runtime: Runtime, configs: Iterable[Config]) -> dict[int | None, Decoded | None]:
+def shared(source: Source, configs: Iterable[Config]) -> dict[int | None, Decoded | None]:
     """What trials of these Configs on one node can share: train_images -> their data decoded, None if too large."""
-    source = data.locate(runtime.data_path)
     return {images: loader.decode(source, images) for images in {config.train_images for config in configs}}
 
 

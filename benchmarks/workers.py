@@ -67,7 +67,7 @@ def train(epochs: int) -> pd.DataFrame:
         if recipe == PAPERS_LR:
             fields["base_lr"] = RECIPES["imagenet"]["base_lr"]
         configs[recipe, precision] = Config(data=data.locate(None).name, **fields)
-    decoded = trial.shared(Runtime(), configs.values())[None]
+    decoded = trial.shared(data.locate(None), configs.values())[None]
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(work, (folder, configs, decoded), nprocs=max(RUNS)[0])  # type: ignore[attr-defined]
         lines = pd.concat([pd.read_parquet(path) for path in Path(folder).glob("*.parquet")])

@@ -45,12 +45,14 @@ def write_parquet(
     )
 
 
-def write_both_splits(folder: Path, images: Sequence[bytes | None], *, image: str = "image") -> Path:
+def write_both_splits(
+    folder: Path, images: Sequence[bytes | None], *, image: str = "image", label: str = "label"
+) -> Path:
     """These pictures, whatever they are, as the training and as the test split, with labels 0 and 1 in turn."""
     folder.mkdir(parents=True, exist_ok=True)
     column, labels = [{"bytes": content, "path": None} for content in images], [i % 2 for i in range(len(images))]
     for split in ("train", "test"):
-        pq.write_table(pa.table({image: column, "label": labels}), folder / f"{split}.parquet")
+        pq.write_table(pa.table({image: column, label: labels}), folder / f"{split}.parquet")
     return folder
 
 

@@ -164,7 +164,7 @@ def test_a_command_with_nothing_to_train_ends_as_it_should_each_time(tmp_path: P
 def test_pictures_go_from_a_folder_to_parquet(tmp_path: Path) -> None:
     # Two sizes, so that they are decoded while reading.
     images = [encoded(i % 20, 12, 12 + i % 2) for i in range(40)]
-    folder = write_both_splits(tmp_path / "data", images, image="img")
+    folder = write_both_splits(tmp_path / "data", images, image="img", label="labels")
     small = ["--set", "batch_size=16", "--set", "epochs=1", "--set", "image_size=8", "--set", "width=4"]
     command = ["--table", "stop_gradient", "--launcher", "local", "--data", str(folder), *small]
     assert run.main([*command, "--results", str(tmp_path / "out")]) == 0

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from ablations import trial
-from simsiam.config import Runtime
+from simsiam import data
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_failure_is_one_line_with_what_to_try(error: Exception, workers: int, 
 
 def test_trials_of_one_data_set_share_it_once_for_each_size() -> None:
     configs = [tiny.config(), tiny.config(seed=1), tiny.config(train_images=200)]
-    shared = trial.shared(Runtime(), configs)
+    shared = trial.shared(data.locate(None), configs)
     assert set(shared) == {300, 200}
     assert all(decoded is not None for decoded in shared.values())
 

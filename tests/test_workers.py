@@ -48,7 +48,7 @@ Found = dict[str, dict[str, list[float]]]  # run -> number -> its values, one an
 def pictures() -> dict[int | None, Decoded]:
     """train_images -> the digits, with a test set that cannot be shared evenly."""
     found = {}
-    for images, decoded in trial.shared(Runtime(), RUNS.values()).items():
+    for images, decoded in trial.shared(data.locate(None), RUNS.values()).items():
         assert decoded is not None
         pixels, labels = decoded.splits[TEST]
         test = pixels[:TEST_IMAGES], labels[:TEST_IMAGES]

@@ -27,10 +27,9 @@ from simsiam.loader import Decoded
 RETRIES = 5  # of a trial whose workers die before they have got further than the time before
 PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # that a worker group waits for its place
 
-
 _train: Any = ray.train  # its type hints are those of Train V1
 
-Job = dict[str, Any]  # what a trial's driver and its workers are told, in plain values
+Job = dict[str, Any]  # what a trial's driver and its workers are told
 
 
 def drive(params: dict[str, Any], pictures: dict[int | None, Any], board: Board) -> None:

@@ -23,6 +23,7 @@ from ablations.launch.drive import PATIENCE, Job, drive
 from ablations.progress import Progress
 from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial
+from simsiam import data
 from simsiam.config import Config, Runtime, fingerprint
 from simsiam.loader import Decoded
 
@@ -54,7 +55,7 @@ def launch(
             f"have room for {fit} worker{'s' * (fit != 1)}.",
             flush=True,
         )
-        decoded = ours.shared(runtime, [trial.config for trial in todo])
+        decoded = ours.shared(data.locate(runtime.data_path), [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
         grows = possible is not None and placement.slots(dataclasses.replace(possible, head={}), ask) > 0
         job = {
