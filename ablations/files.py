@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ class Folder:
         """The folder of a path or URI as a person writes it. Raises UserError for an unknown kind of URI."""
         text = os.fspath(place)
         if buckets.is_bucket(text):
-            return cls(text.rstrip("/"))
+            kind, _, path = text.partition("://")
+            return cls(f"{kind}://{path.rstrip('/')}")
         if "://" in text:
             raise UserError(f"'{text}' is of an unknown kind. Known: a path, {', '.join(buckets.BUCKETS)}.")
         try:
@@ -111,13 +113,14 @@ class Folder:
 
         return buckets.patiently(self.uri, attempt)
 
-    def names(self, folder: str) -> list[str]:
-        """The sorted names of the files in a sub-folder, without hidden ones."""
+    def names(self, folder: str, hidden: bool = False) -> list[str]:
+        """The sorted names of the files in a sub-folder; with `hidden`, also of those that a killed writer left."""
 
         def attempt() -> list[str]:
             files, root = self.open()
             found = files.get_file_info(fs.FileSelector(f"{root}/{folder}", allow_not_found=True))
-            return sorted(f.base_name for f in found if f.type == fs.FileType.File and not f.base_name.startswith("."))
+            names = sorted(f.base_name for f in found if f.type == fs.FileType.File)
+            return [name for name in names if hidden or not name.startswith(".")]
 
         return buckets.patiently(self.uri, attempt)
 
@@ -145,6 +148,7 @@ class Folder:
                 files, root = self.open()
                 files.open_output_stream(f"{root}/{name}").close()
                 files.delete_file(f"{root}/{name}")
+                files.get_file_info(f"{root}/{name}")  # without s3:ListBucket, AWS denies what is not there
             else:
                 self.write(name, b"")
                 self.remove(name)
@@ -169,7 +173,8 @@ class Folder:
 def _write_to_disk(path: Path, content: bytes) -> None:
     """Write under a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number: containers that share a disk have the same ones.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -18,11 +18,12 @@ from simsiam.config import Runtime
 
 
 def launch(
-    todo: Sequence[Trial], runtime: Runtime, store: Store, progress: Progress, on_done: Callable[[], None]
+    todo: Sequence[Trial], runtime: Runtime, store: Store, progress: Progress, rebuild: Callable[[bool], None]
 ) -> None:
-    """Run trials of different fingerprints, keep each result in the store, and call `on_done` after each.
+    """Run trials of different fingerprints, keep each result in the store, and call `rebuild` now and then.
 
-    One trial's exception does not stop the others. Raises UserError for a share of a GPU where there is none.
+    It is told whether a trial has just ended. One trial's exception does not stop the others. Raises UserError for a
+    share of a GPU where there is none.
     """
     runtime = dataclasses.replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")
     if runtime.gpu_fraction != 1 and runtime.device == "cpu":
@@ -34,6 +35,7 @@ def launch(
 
         def on_epoch(line: dict[str, Any], fingerprint: str = fingerprint) -> None:
             progress.epoch(fingerprint, line)
+            rebuild(False)
 
         progress.start(fingerprint)
         try:
@@ -50,4 +52,4 @@ def launch(
             result = unfinished(trial.config, FAILED, trials.failure(error, runtime.workers, runtime.gpu_fraction))
             store.write_failure(result)
         progress.finish(fingerprint, result)
-        on_done()
+        rebuild(True)

@@ -90,7 +90,8 @@ class _State:
 
     def take(self, line: Result) -> None:
         self.status, self.line = "running", line
-        self._first = self._first or (time.monotonic(), line["epoch"])
+        if self._first is None or line["epoch"] < self._first[1]:  # a trial that starts again may fall behind it
+            self._first = time.monotonic(), line["epoch"]
 
     def left(self) -> float | None:
         """Seconds to the last epoch, at the speed since the first line seen; None before there are two."""

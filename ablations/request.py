@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -192,10 +193,23 @@ def _source(args: argparse.Namespace) -> Source:
 def results_place(given: str | None) -> str:
     """Where the results lie: a path, or the URI of a bucket.
 
-    Under `ray job submit --working-dir` the repository is a temporary copy, so they must lie elsewhere.
+    Under `ray job submit --working-dir` the repository is a temporary copy, so they must lie elsewhere. Raises
+    UserError if they would not.
     """
+    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     if place := given or os.environ.get("SIMSIAM_RESULTS"):
+        if job and json.loads(job).get("runtime_env", {}).get("working_dir") and not _lasts(place):
+            raise UserError(
+                "The results of a job with a --working-dir must be an absolute path or a bucket: Ray deletes the "
+                f"folder that it starts in. Got {place} instead."
+            )
         return place
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if job:
         return str(Path.home() / "simsiam-results")
     return str(ROOT / "results")
+
+
+def _lasts(place: str) -> bool:
+    from simsiam.buckets import is_bucket
+
+    return is_bucket(place) or Path(place).is_absolute()

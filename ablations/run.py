@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -67,6 +68,8 @@ def _run(args: argparse.Namespace) -> int:
         todo = _todo(trials, store, args.rerun)
         print(report.plan(trials, todo, store, workers=args.workers, launcher=args.launcher))
         return 0
+    if not tables.distinct(first := request.trials(looks[0])):
+        raise UserError(f"No trial can start: {first[0].infeasible}")
     store.folder.check_writable()
     verdicts = _train(request, looks, store)
     return _conclude(request, request.trials(looks[-1]), verdicts, store)
@@ -117,15 +120,15 @@ def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial]
     """Train, and keep the table files up to date. Raises UserError for pictures, or table files, that are broken."""
     rebuild = _Rebuild(store, trials)
     store.tidy([name for name, state in store.states(tables.distinct(trials)).items() if state == "done"])
-    rebuild(at_once=True)
+    rebuild.at_once()
     if todo:
         try:
             _launch(request, list(todo.values()), store, rebuild)
         finally:
-            rebuild(at_once=True)
+            rebuild.at_once()
 
 
-def _launch(request: Request, todo: list[Trial], store: Store, on_done: Callable[[], None]) -> None:
+def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> None:
     from ablations.progress import Progress
     from simsiam import data
 
@@ -144,7 +147,7 @@ def _launch(request: Request, todo: list[Trial], store: Store, on_done: Callable
         raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
     try:
         with Progress(todo) as progress:
-            launch(todo, request.runtime, store, progress, on_done)
+            launch(todo, request.runtime, store, progress, rebuild)
     except data.DataError as error:
         raise UserError(str(error)) from None
     states = store.states(trial.fingerprint for trial in todo)
@@ -160,16 +163,20 @@ class _Rebuild:
 
     def __init__(self, store: Store, trials: list[Trial]) -> None:
         self._store, self._trials = store, trials
-        self._next = time.monotonic()
+        self._next, self._due = time.monotonic(), False
 
-    def __call__(self, at_once: bool = False) -> None:
-        begun = time.monotonic()
-        if at_once or begun > self._next:
-            try:
-                self._store.rebuild(self._trials)
-            except OSError:
-                if at_once:  # else the trials matter more: the last rebuild has all that they came to
-                    raise
+    def __call__(self, ended: bool) -> None:
+        """Now and then: with what has ended since the last time, `ended` if a trial just has."""
+        self._due = self._due or ended
+        if self._due and time.monotonic() > self._next:
+            with contextlib.suppress(OSError):  # the trials matter more: the last rebuild has all that they came to
+                self.at_once()
+
+    def at_once(self) -> None:
+        begun, self._due = time.monotonic(), False
+        try:
+            self._store.rebuild(self._trials)
+        finally:
             took = time.monotonic() - begun
             self._next = time.monotonic() + max(_REBUILD_SECONDS, 9 * took)
 

@@ -150,10 +150,15 @@ class Store:
         return self._read(_curve(fingerprint))
 
     def result(self, trial: Trial) -> Result | None:
-        """What is known of a trial: infeasible, done, failed; or None. A result stays when running it again fails."""
+        """What is known of a trial: done, infeasible, failed; or None.
+
+        A result stays when running it again fails, or cannot start with the workers of another command.
+        """
+        if done := self.trial(trial.fingerprint):
+            return done
         if trial.infeasible:
             return unfinished(trial.config, INFEASIBLE, trial.infeasible)
-        return self.trial(trial.fingerprint) or self.failure(trial.fingerprint)
+        return self.failure(trial.fingerprint)
 
     def state(self, fingerprint: str) -> str:
         """`done`, `stale` (done, by other sources than these), `half done`, `failed` or `to run`."""
@@ -189,10 +194,10 @@ class Store:
         self.tidy([fingerprint])
 
     def tidy(self, done: Collection[str]) -> None:
-        """Remove the old failures and the checkpoints of trials that are done; a kill may have left some."""
+        """Remove the old failures and the checkpoints of trials that are done; a kill may have left some, or parts."""
         for folder in ("failed", "checkpoints"):
-            for name in self.folder.names(folder):
-                if name.partition(".")[0].partition("-")[0] in done:
+            for name in self.folder.names(folder, hidden=True):
+                if name.removeprefix(".").partition(".")[0].partition("-")[0] in done:
                     self.folder.remove(f"{folder}/{name}")
 
     def write_failure(self, result: Result) -> None:

@@ -117,7 +117,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    lines = f"{type(error).__name__}: {error}".strip().splitlines()
+    # What a loader process raised is told by torch as a traceback, with the exception at its end.
+    return lines[-1] if " in DataLoader worker process " in lines[0] else lines[0]
 
 
 def failure(error: BaseException, workers: int, gpu_fraction: float) -> str:

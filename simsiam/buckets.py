@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from pyarrow import fs
+from pyarrow import ArrowInvalid, fs
 
 T = TypeVar("T")
 
@@ -31,7 +31,14 @@ def shown(place: str) -> str:
 
 def opened(place: str) -> tuple[Any, str]:
     """The pyarrow filesystem of a path or of a bucket's URI, and the root in it. Raises pyarrow.ArrowInvalid."""
-    return _filesystem(place) if is_bucket(place) else (fs.LocalFileSystem(), place)
+    if not is_bucket(place):
+        return fs.LocalFileSystem(), place
+    if "#" in place:  # pyarrow takes the rest for a fragment, and two places for one
+        raise ArrowInvalid("a # in a bucket's URI must be written %23")
+    path = place.partition("?")[0].partition("://")[2]
+    if not path or path.startswith("/") or "//" in path:
+        raise ArrowInvalid("it must be BUCKET/FOLDER behind s3:// or gs://, with one / between two names")
+    return _filesystem(place)
 
 
 def patiently(place: str, attempt: Callable[[], T]) -> T:

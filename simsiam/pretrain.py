@@ -91,7 +91,12 @@ class _Run:
         self.dtype = dtype
         self.parallel: torch.nn.Module = self.model
         if distributed.world_size() > 1:
-            self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+            # DDP puts its buckets into another order after the first step, so a run that goes on adds up in another
+            # order than one that never stopped. It does not where it looks for unused parameters, which takes time:
+            # where runs are the same bit for bit, on CPUs.
+            self.parallel = DistributedDataParallel(
+                self.model, broadcast_buffers=False, find_unused_parameters=self.device.type == "cpu"
+            )
         self.optimizer = optim.optimizer(self.model, config)
         self.progress = Progress()
         self.steps_per_epoch = len(train) // config.batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -44,6 +45,7 @@ def head() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", "HOME": folder}
+        environment["RAY_DASHBOARD_STARTUP_TIMEOUT_S"] = "240"
         environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # of the head alone, when the tests are over
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         options = [f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", f"--temp-dir={folder}"]
@@ -57,14 +59,16 @@ def head() -> Iterator[dict[str, str]]:
             stderr=subprocess.DEVNULL,
         )
         address = f"http://127.0.0.1:{dashboard}"
-        wait_for(f"{address}/api/version")
-        yield environment | {"RAY_API_SERVER_ADDRESS": address}
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        try:
+            wait_for(f"{address}/api/version")
+            yield environment | {"RAY_API_SERVER_ADDRESS": address}
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
 
 
 def wait_for(url: str) -> None:
-    limit = time.monotonic() + 90
+    limit = time.monotonic() + 300
     while True:
         try:
             urllib.request.urlopen(url, timeout=5).close()
@@ -75,9 +79,10 @@ def wait_for(url: str) -> None:
 
 
 def submitted(head: dict[str, str], *arguments: str, working_dir: bool = True) -> subprocess.CompletedProcess[str]:
-    options = ["--working-dir", "."] if working_dir else []
+    environment = {"env_vars": {"SIMSIAM_CACHE": head["HOME"]}}  # which run.py passes on itself where no job does
+    options = ["--working-dir", ".", "--runtime-env-json", json.dumps(environment)] if working_dir else []
     command = [RAY, "job", "submit", *options, "--", "python", "ablations/run.py", *arguments]
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 180
     while True:
         done = subprocess.run(command, cwd=ROOT, env=head, capture_output=True, text=True, check=False)
         if "No available agent" not in done.stderr or time.monotonic() > limit:  # the head has only just started

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
 )
 
-from ablations import launch, progress, request, results, run
+from ablations import launch, progress, provenance, request, results, run
 from ablations import store as stores
 from ablations.launch import drive
 from ablations.table import UserError
@@ -35,7 +34,10 @@ from simsiam.config import Runtime, fingerprint
 from simsiam.data import DataError
 
 # Ray leaves sockets to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+    pytest.mark.timeout(600),  # Ray starts its processes with a low priority: slow beside other work
+]
 
 CLOCK = ["wall_seconds", "device_seconds", "price", "images_per_second", "started", "ended"]
 HOW = ["workers", "workers_by_step", "threads"]
@@ -46,14 +48,14 @@ def cluster() -> Iterator[str]:
     """The address of a small Ray on this machine, gone when the tests are."""
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     head = {"num_cpus": 3, "object_store_memory": 100 << 20, "include_dashboard": False}
-    ray = Cluster(initialize_head=True, head_node_args=head)
-    os.environ["RAY_ADDRESS"] = ray.address
-    os.environ["OMP_NUM_THREADS"] = "1"
-    yield ray.address
-    del os.environ["RAY_ADDRESS"], os.environ["OMP_NUM_THREADS"]
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_AUTH_MODE", "disabled")
+        environment.setenv("OMP_NUM_THREADS", "1")
+        ray = Cluster(initialize_head=True, head_node_args=head)
+        environment.setenv("RAY_ADDRESS", ray.address)
+        yield ray.address
+        ray.shutdown()
 
 
 def science(folder: Path) -> pd.DataFrame:
@@ -222,6 +224,26 @@ def test_a_trial_that_had_to_go_on_with_fewer_workers_asks_for_all_the_next_time
     failure = store.failure(fingerprint(config))
     assert failure is not None
     assert failure["message"] == "DataError: Corrupt image"
+
+
+def test_a_driver_after_one_that_died_within_its_last_write_leaves_the_result_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, store = tiny.config(), stores.Store.at(tmp_path)
+    done = stores.unfinished(config, "finished", "") | {"sources": provenance.sources()}
+    with monkeypatch.context() as dying:
+        dying.setattr(stores.Store, "tidy", lambda *_: None)  # SIGKILL between the result and this
+        store.write(done, [{"epoch": 1}])
+    store.write_failure(stores.unfinished(config, stores.FAILED, "Monday's full disk"))
+    store.checkpoint(fingerprint(config)).write(b"last")
+    job = {"config": dataclasses.asdict(config), "runtime": dataclasses.asdict(Runtime())}
+    for variable in (drive.PATIENCE, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
+        monkeypatch.setenv(variable, "1")  # which it sets for Train
+    job |= {"results": str(tmp_path), "patience": 1, "notices": False}
+    drive.drive({"job": job}, {config.train_images: None}, None)  # type: ignore[arg-type]
+    assert store.trial(fingerprint(config))["outcome"] == "finished"
+    assert store.failure(fingerprint(config)) is None
+    assert store.checkpoint(fingerprint(config)).read() is None
 
 
 def test_the_cause_is_the_exception_as_the_worker_raised_it() -> None:

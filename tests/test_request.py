@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import tiny
 import torch
 from pictures import encoded, write_both_splits
 
-from ablations import run
+from ablations import request, run
+from ablations.table import UserError
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,7 @@ from ablations import run
         (["--table", "stop_gradient", "--recipe", "cifar10"], "Recipe cifar10 needs pictures"),
         (["--table", "stop_gradient", "--launcher", "local", "--workers", "2"], "--launcher local has one worker"),
         (["--table", "stop_gradient", "--data", "no/such"], "does not exist"),
+        (["--table", "stop_gradient", "--workers", "129"], "No trial can start: --workers 129 share a batch of 128"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )
@@ -84,3 +87,29 @@ def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path, caps
     command = ["--table", "stop_gradient", "--launcher", "local", *tiny.OVERRIDES]
     assert run.main([*command, "--results", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/exp#1", "gs://bucket/a//b", "s3://", "s3:///a"])
+@pytest.mark.parametrize("option", ["--results", "--data"])
+def test_the_uri_of_a_bucket_that_is_not_one_place_is_refused(
+    option: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = [] if option == "--results" else ["--results", str(tmp_path)]
+    assert run.main(["--table", "stop_gradient", "--plan", option, place, *elsewhere]) == 2
+    assert "bucket's URI must" in (message := capsys.readouterr().err) or "it must be BUCKET/FOLDER" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", ["option", "environment"])
+def test_a_job_does_not_put_its_results_into_the_copy_that_ray_deletes(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option = "mine" if given == "option" else None
+    monkeypatch.setenv("SIMSIAM_RESULTS", "mine")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}}))
+    with pytest.raises(UserError, match=r"absolute path or a bucket.*Got mine instead"):
+        request.results_place(option)
+    for lasting in (str(tmp_path), "s3://bucket/x"):
+        assert request.results_place(lasting) == lasting
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {}}))  # it starts in the checkout
+    assert request.results_place(option) == "mine"

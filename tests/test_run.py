@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -136,20 +137,21 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     assert list(pd.read_parquet(tmp_path / "stop_gradient.parquet").row) == ["with"]
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_run_keeps_its_trials_and_is_completed_by_the_same_command(tmp_path: Path) -> None:
-    command = [*TINY, "--seeds", "3", "--results", str(tmp_path)]
+    command = [*TINY, "--seeds", "6", "--results", str(tmp_path)]
     script = [sys.executable, str(ROOT / "ablations" / "run.py"), *command]
     with subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 280
         while not [*tmp_path.glob("trials/*.parquet")] and time.monotonic() < limit:
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     kept = {file: file.read_bytes() for file in tmp_path.glob("trials/*.parquet")}
-    assert 0 < len(kept) < 6
+    assert 0 < len(kept) < 12
     assert run.main(command) == 0
-    assert len([*tmp_path.glob("trials/*.parquet")]) == 6
+    assert len([*tmp_path.glob("trials/*.parquet")]) == 12
     assert all(file.read_bytes() == content for file, content in kept.items())
-    assert len(pd.read_parquet(tmp_path / "stop_gradient.parquet")) == 6
+    assert len(pd.read_parquet(tmp_path / "stop_gradient.parquet")) == 12
 
 
 def test_a_command_with_nothing_to_train_ends_as_it_should_each_time(tmp_path: Path) -> None:
@@ -272,3 +274,16 @@ def test_a_checkpoint_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
     state = unpack(Config(**{name: line[name] for name in FIELDS}), kept.read_bytes())
     assert state is not None
     assert len(state["progress"]["curve"]) == line["epochs"]
+
+
+def test_trials_that_end_together_are_in_the_table_before_the_next_one_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
+    rebuilt: list[float] = []
+    store = mock.Mock(rebuild=lambda trials: rebuilt.append(clock[0]))
+    rebuild = run._Rebuild(store, [])
+    for clock[0], ended in ((1, True), (1.5, True), (2, False), (5, False), (9, False)):
+        rebuild(ended)
+    assert rebuilt == [1, 5]

@@ -120,6 +120,29 @@ def test_a_finished_trial_leaves_its_curve_and_no_checkpoint(tmp_path: Path) -> 
     assert pd.read_parquet(tmp_path / "curves" / f"{trial.fingerprint}.parquet").epoch.tolist() == [1]
 
 
+def test_what_a_writer_killed_within_a_checkpoint_left_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, (trial, other) = Store.at(tmp_path), plan()
+    with monkeypatch.context() as dying:
+        dying.setattr(Path, "unlink", lambda path, missing_ok: None)
+        dying.setattr(os, "replace", lambda path, to: None)  # SIGKILL after the write, before the rename
+        for each in (trial, other):
+            store.checkpoint(each.fingerprint).write(b"half")
+    left = sorted(path.name.split("-")[0] for path in (tmp_path / "checkpoints").iterdir())
+    assert left == sorted([f".{trial.fingerprint}", f".{other.fingerprint}"])
+    finish(store, [trial])
+    assert [path.name.split("-")[0] for path in (tmp_path / "checkpoints").iterdir()] == [f".{other.fingerprint}"]
+
+
+def test_a_result_stays_in_the_table_where_another_command_cannot_start_it(tmp_path: Path) -> None:
+    store, trials = Store.at(tmp_path), plan()
+    finish(store, trials[:1])
+    store.rebuild([dataclasses.replace(trial, infeasible="too many workers") for trial in trials])
+    lines = store.table("stop_gradient")
+    assert [(line["outcome"], line["knn_top1"]) for line in lines] == [("finished", 90.0), (INFEASIBLE, None)]
+
+
 def test_a_write_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, (trial, _) = Store.at(tmp_path), plan()
     finish(store, [trial])

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from torch._utils import ExceptionWrapper
 
 from ablations import trial
 from simsiam import data
+from simsiam.data import DataError
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,16 @@ def test_a_failure_is_one_line_with_what_to_try(error: Exception, workers: int, 
     text = trial.failure(error, workers, fraction)
     assert text.startswith(expected)
     assert "\n" not in text
+
+
+def test_a_failure_in_a_loader_process_names_the_picture() -> None:
+    try:
+        raise DataError("Corrupt image in x.png")
+    except DataError:
+        told = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(DataError) as caught:
+        told.reraise()
+    assert trial.failure(caught.value, 1, 1.0) == "simsiam.pictures.DataError: Corrupt image in x.png"
 
 
 def test_trials_of_one_data_set_share_it_once_for_each_size() -> None:

@@ -152,6 +152,51 @@ def test_workers_that_find_different_checkpoints_do_not_train(tmp_path: Path) ->
     mp.spawn(resume_apart, (str(tmp_path),), nprocs=2)
 
 
+CHECKPOINTS = 3  # and two epochs more after the last of them
+
+
+class Kept(tiny.Memory):
+    """All checkpoints that were written."""
+
+    def __init__(self, content: bytes | None = None) -> None:
+        super().__init__(content)
+        self.all: list[bytes] = []
+
+    def write(self, content: bytes) -> None:
+        super().write(content)
+        self.all.append(content)
+
+
+def resume_three(rank: int, folder: str, decoded: Decoded) -> None:
+    """Three workers train undisturbed, then from each of the first checkpoints."""
+    torch.set_num_threads(1)
+    config, runtime, content = tiny.config(epochs=CHECKPOINTS + 2), Runtime(checkpoint_seconds=0), None
+    curves: list[list[float]] = []
+    for start in range(CHECKPOINTS + 1):
+        # Each in a process group of its own, as after a death.
+        store = f"file://{folder}/store{start}"
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=3)
+        place = Kept(content)
+        _, curve = trial.run(config, runtime, pictures=decoded, place=place, on_epoch=lambda line: None)
+        curves.append([line["loss"] for line in curve])
+        if start == 0:
+            everyones: list[list[bytes]] = [[]] * 3
+            dist.all_gather_object(everyones, place.all)
+            checkpoints = everyones[0]
+        dist.destroy_process_group()
+        if start < CHECKPOINTS:
+            content = checkpoints[start]
+    torch.save(curves, Path(folder) / f"{rank}.pt")
+
+
+def test_three_workers_go_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
+    # With two, every sum has two terms and any order gives the same.
+    mp.spawn(resume_three, (str(tmp_path), pictures()[tiny.config().train_images]), nprocs=3)
+    for rank in range(3):
+        undisturbed, *resumed = torch.load(tmp_path / f"{rank}.pt")
+        assert resumed == [undisturbed] * CHECKPOINTS
+
+
 @pytest.mark.parametrize("world", WORLDS[1:])
 def test_every_worker_of_a_trial_comes_to_the_same_numbers(found: dict[int, list[Found]], world: int) -> None:
     for name in RUNS:

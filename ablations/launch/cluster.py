@@ -41,10 +41,17 @@ def connect() -> None:
     if cache := os.environ.get("SIMSIAM_CACHE"):
         variables["SIMSIAM_CACHE"] = os.path.abspath(cache)  # workers stand in another folder
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    environment: dict[str, Any] = {"env_vars": variables}
-    if not job.get("runtime_env", {}).get("working_dir"):  # else every node has the code already
+    given = job.get("runtime_env", {})
+    # What the job names goes to all nodes; to name it again is an error, whatever its value.
+    environment: dict[str, Any] = {
+        "env_vars": {name: value for name, value in variables.items() if name not in given.get("env_vars", {})}
+    }
+    if not given.get("working_dir"):  # else every node has the code already
         environment["working_dir"] = _code()
-    ray.init(runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        ray.init(runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
+    except ValueError as error:  # an address that is none, as the dashboard's, http://...
+        raise UserError(f"Ray does not start with RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: {error}") from None
     # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
     signal.signal(signal.SIGTERM, _interrupt)
 

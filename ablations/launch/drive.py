@@ -45,6 +45,7 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any], board: Board)
     checkpoint = store.checkpoint(fingerprint(config))
     job |= {"pictures": pictures[config.train_images], "board": board}
     if store.state(fingerprint(config)) == "done":  # a driver before this one died between its result and its end
+        store.tidy([fingerprint(config)])
         return
     workers, least, failures, reached = runtime.workers, 1, 0, checkpoint.modified()
     for attempt in itertools.count():

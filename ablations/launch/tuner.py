@@ -36,12 +36,12 @@ _SECONDS, _CLOUD_SECONDS = 60, 900  # that a worker group waits for its place; a
 
 
 def launch(
-    todo: Sequence[Trial], runtime: Runtime, store: Store, progress: Progress, on_done: Callable[[], None]
+    todo: Sequence[Trial], runtime: Runtime, store: Store, progress: Progress, rebuild: Callable[[bool], None]
 ) -> None:
-    """Run trials of different fingerprints, keep each result in the store, and call `on_done` after each.
+    """Run trials of different fingerprints, keep each result in the store, and call `rebuild` now and then.
 
-    One trial's exception does not stop the others. Raises UserError if the cluster cannot hold one trial, or if its
-    nodes do not see the results or the data.
+    It is told whether a trial has just ended. One trial's exception does not stop the others. Raises UserError if the
+    cluster cannot hold one trial, or if its nodes do not see the results or the data.
     """
     scratch = f".ray/{uuid.uuid4().hex}"  # Ray wants a place that all nodes see
     cluster.connect()
@@ -67,7 +67,7 @@ def launch(
             "notices": grows or bool(there.others),
         }
         jobs = [job | {"config": dataclasses.asdict(trial.config)} for trial in todo]
-        _tuner(jobs, decoded, concurrent, store, _Watch(Board(), store, progress, on_done)).fit()
+        _tuner(jobs, decoded, concurrent, store, _Watch(Board(), store, progress, rebuild)).fit()
     finally:
         ray.shutdown()
         store.folder.remove_folder(scratch)
@@ -99,9 +99,9 @@ def _tuner(
 class _Watch(TrialProgressCallback):
     """Tells of the trials as they go, in place of Tune's own lines. Runs in run.py's process."""
 
-    def __init__(self, board: Board, store: Store, progress: Progress, on_done: Callable[[], None]) -> None:
+    def __init__(self, board: Board, store: Store, progress: Progress, rebuild: Callable[[bool], None]) -> None:
         super().__init__()
-        self.board, self._store, self._progress, self._on_done = board, store, progress, on_done
+        self.board, self._store, self._progress, self._rebuild = board, store, progress, rebuild
         self._next = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,6 +113,7 @@ class _Watch(TrialProgressCallback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() > self._next:
             self._read_board()
+            self._rebuild(False)
 
     def _read_board(self) -> None:
         self._next = time.monotonic() + _BOARD_SECONDS
@@ -140,7 +141,7 @@ class _Watch(TrialProgressCallback):
             result = unfinished(config, FAILED, reason)
             self._store.write_failure(result)
         self._progress.finish(name, result)
-        self._on_done()
+        self._rebuild(True)
 
 
 def _config(trial: Any) -> Config:
