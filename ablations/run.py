@@ -173,9 +173,10 @@ class _Rebuild:
                 self.at_once()
 
     def at_once(self) -> None:
-        begun, self._due = time.monotonic(), False
+        begun = time.monotonic()
         try:
             self._store.rebuild(self._trials)
+            self._due = False
         finally:
             took = time.monotonic() - begun
             self._next = time.monotonic() + max(_REBUILD_SECONDS, 9 * took)

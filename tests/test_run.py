@@ -281,9 +281,14 @@ def test_trials_that_end_together_are_in_the_table_before_the_next_one_ends(
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
-    rebuilt: list[float] = []
-    store = mock.Mock(rebuild=lambda trials: rebuilt.append(clock[0]))
-    rebuild = run._Rebuild(store, [])
-    for clock[0], ended in ((1, True), (1.5, True), (2, False), (5, False), (9, False)):
+    tried: list[float] = []
+
+    def write(trials: list[Any]) -> None:
+        tried.append(clock[0])
+        if clock[0] == 5:
+            raise OSError("the bucket is away for a moment")
+
+    rebuild = run._Rebuild(mock.Mock(rebuild=write), [])
+    for clock[0], ended in ((1, True), (1.5, True), (2, False), (5, False), (6, False), (9, False), (13, False)):
         rebuild(ended)
-    assert rebuilt == [1, 5]
+    assert tried == [1, 5, 9]
