@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ class Progress:
         self._live: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and importlib.util.find_spec("rich"):
             from rich.live import Live
 
             self._live = Live(get_renderable=self._render, refresh_per_second=2)
