@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,9 +16,13 @@ from ablations.progress import Progress
 from ablations.store import FAILED, Result, Store, unfinished
 from ablations.table import Trial, UserError
 from simsiam import data
+from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Config, Runtime, fingerprint
 from simsiam.data import Source
 from simsiam.loader import Decoded
+
+
+HALF_DONE = "half done: the time limit has come first"
 
 
 class DeviceError(OSError):
@@ -26,16 +31,19 @@ class DeviceError(OSError):
 
 def launch(
     todo: Sequence[Trial], runtime: Runtime, store: Store, progress: Progress, rebuild: Callable[[bool], None]
-) -> None:
+) -> list[Trial]:
     """Run trials of different fingerprints, keep each result in the store, and call `rebuild` now and then.
 
-    It is told whether a trial has just ended. One trial's exception does not stop the others. Raises UserError for a
-    share of a GPU where there is none, DeviceError once a GPU has failed.
+    It is told whether a trial has just ended. One trial's exception does not stop the others. Returns the trials that
+    the time limit has left. Raises UserError for a share of a GPU where there is none, DeviceError once a GPU has
+    failed.
     """
     runtime = placed(runtime)
     source = data.locate(runtime.data_path)
     decoded = trials.shared(source, [trial.config for trial in todo])
-    for trial in todo:
+    for number, trial in enumerate(todo):
+        if over(runtime):
+            return list(todo[number:])
         name = trial.fingerprint
 
         def on_epoch(line: dict[str, Any], name: str = name) -> None:
@@ -46,11 +54,20 @@ def launch(
         try:
             pictures = decoded[trial.config.train_images] or source
             result = attempt(trial.config, runtime, store, pictures, on_epoch)
+        except TimeLimitError:
+            progress.note(name, HALF_DONE)
+            return list(todo[number:])
         except DeviceError as error:
             store.write_failure(unfinished(trial.config, FAILED, str(error)))
             raise DeviceError(f"{trial.name}: {error}. CUDA refuses all further work of this process") from error
         progress.finish(name, result)
         rebuild(True)
+    return []
+
+
+def over(runtime: Runtime) -> bool:
+    """Whether the time for trials is over."""
+    return runtime.until is not None and time.time() > runtime.until
 
 
 def placed(runtime: Runtime) -> Runtime:
@@ -71,7 +88,7 @@ def attempt(
 ) -> Result:
     """Train and evaluate one Config, and keep what becomes of it -> its result, be it a failure.
 
-    Raises DeviceError, for which nothing is kept.
+    Raises TimeLimitError, where a checkpoint is kept, and DeviceError, for which nothing is.
     """
     try:
         result, curve = trials.run(
@@ -83,6 +100,8 @@ def attempt(
         )
         store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
         return result
+    except TimeLimitError:
+        raise
     except Exception as error:
         traceback.print_exc()
         why = trials.failure(error, runtime.workers, runtime.gpu_fraction)

@@ -44,7 +44,8 @@ def run(
 ) -> tuple[Result, list[pretrain.Line]]:
     """Train and evaluate one Config -> its result and its curve, one line an epoch. Every worker calls it.
 
-    A checkpoint in `place` is gone on from. Raises simsiam.data.DataError for data that cannot be read.
+    A checkpoint in `place` is gone on from. Raises simsiam.data.DataError for data that cannot be read,
+    TimeLimitError once the time is over that the runtime gives, with a checkpoint written.
 
     Args:
         pictures: its data, decoded or where they are.
@@ -54,7 +55,9 @@ def run(
     if runtime.device.startswith("cuda"):
         _set_up_gpu(runtime.gpu_fraction)
     train, test = loader.load(pictures, config, runtime)
-    keeper = Keeper(config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry)
+    keeper = Keeper(
+        config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry, until=runtime.until
+    )
     model, progress = pretrain.pretrain(config, runtime, train, test, keeper=keeper, on_epoch=on_epoch)
     result = {
         **dataclasses.asdict(config),

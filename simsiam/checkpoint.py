@@ -15,6 +15,8 @@ import torch
 from simsiam import distributed
 from simsiam.config import Config, difference
 
+_MARGIN = 1.5  # of the time that is kept for what a run does until it looks at the clock again
+
 EVERY = 20  # steps between two calls of Keeper.save: with many workers, a look at the clock is a broadcast
 
 
@@ -24,6 +26,10 @@ class Place(Protocol):
     def read(self) -> bytes | None: ...
 
     def write(self, content: bytes) -> None: ...
+
+
+class TimeLimitError(RuntimeError):
+    """The time that there was is over. What is done so far is in the checkpoint."""
 
 
 class WrongCheckpointError(ValueError):
@@ -37,6 +43,7 @@ class Keeper:
         seconds: between two checkpoints.
         device: on which the workers agree.
         hurry: asked by every worker at each look at the clock: whether a checkpoint is wanted at once.
+        until: seconds since 1970, before which the run ends with a checkpoint; None for as long as it takes.
     """
 
     def __init__(
@@ -47,11 +54,15 @@ class Keeper:
         seconds: float,
         device: torch.device | str = "cpu",
         hurry: Callable[[], bool] = lambda: False,
+        until: float | None = None,
     ) -> None:
         self._config, self._place, self._every, self._device, self._hurry = config, place, seconds, device, hurry
+        self._until = until
         self._parts: dict[str, Any] = {}
         self._earlier = {"wall": 0.0, "workers": 0.0}
-        self._started = self._saved = time.monotonic()
+        # The longest that the run has taken from one look at the clock to the next, an evaluation say, and for a write.
+        self._longest = self._write = 0.0
+        self._started = self._saved = self._looked = time.monotonic()
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -73,8 +84,12 @@ class Keeper:
                 "keep the results in a folder that is the same on all nodes, or in a bucket."
             )
         self._parts = (content and unpack(self._config, content)) or {}
-        self._earlier = self._parts.get("seconds", self._earlier)
-        self._started = self._saved = time.monotonic()  # workers that had to wait for one of them have not trained
+        seconds = self._parts.get("seconds", self._earlier)
+        self._earlier = {name: seconds[name] for name in self._earlier}
+        self._longest = seconds.get("longest", 0.0)
+        self._started = self._saved = self._looked = (
+            time.monotonic()
+        )  # workers that had to wait for one of them have not trained
         return self._parts
 
     def part(self, name: str) -> Any:
@@ -82,15 +97,24 @@ class Keeper:
         return self._parts.get(name)
 
     def save(self, parts: dict[str, Any], at_once: bool = False) -> None:
-        """Write a checkpoint, if it is time for one, with these parts new and the others as they were."""
+        """Write a checkpoint, if it is time for one, with these parts new and the others as they were.
+
+        Raises TimeLimitError, with a checkpoint written, if the time left might not suffice until the next call.
+        """
         self._parts |= parts
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._looked)
         hurry = self._hurry()  # every worker asks, whatever its own clock says
-        due = at_once or hurry or time.monotonic() - self._saved > self._every
-        if not distributed.agree(due, self._device):
-            return
-        self._saved = time.monotonic()
-        if distributed.rank() == 0:
-            self._place.write(pack(self._config, {**self._parts, "seconds": self.seconds}))
+        over = self._until is not None and time.time() + _MARGIN * (self._longest + self._write) > self._until
+        if distributed.agree(at_once or hurry or over or now - self._saved > self._every, self._device):
+            self._saved = now
+            if distributed.rank() == 0:
+                seconds = {**self.seconds, "longest": self._longest}
+                self._place.write(pack(self._config, {**self._parts, "seconds": seconds}))
+                self._write = max(self._write, time.monotonic() - now)
+            if self._until is not None and distributed.agree(over, self._device):
+                raise TimeLimitError("The time limit has come first. The same command goes on from the checkpoint.")
+        self._looked = time.monotonic()
 
 
 def pack(config: Config, state: dict[str, Any]) -> bytes:
