@@ -81,14 +81,17 @@ class Keeper:
         """A part as it was found or saved last, None if there is none."""
         return self._parts.get(name)
 
-    def save(self, parts: dict[str, Any], at_once: bool = False) -> None:
-        """Write a checkpoint, if it is time for one, with these parts new and the others as they were."""
-        self._parts |= parts
+    def save(self, parts: Callable[[], dict[str, Any]], at_once: bool = False) -> None:
+        """Write a checkpoint, if it is time for one, with these parts new and the others as they were.
+
+        `parts` is called only then: to gather them takes time.
+        """
         hurry = self._hurry()  # every worker asks, whatever its own clock says
         due = at_once or hurry or time.monotonic() - self._saved > self._every
         if not distributed.agree(due, self._device):
             return
         self._saved = time.monotonic()
+        self._parts |= parts()
         if distributed.rank() == 0:
             self._place.write(pack(self._config, {**self._parts, "seconds": self.seconds}))
 
