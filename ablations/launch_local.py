@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +12,16 @@ import torch
 
 from ablations import trial as trials
 from ablations.progress import Progress
-from ablations.store import FAILED, Store, unfinished
+from ablations.store import FAILED, Result, Store, unfinished
 from ablations.table import Trial, UserError
 from simsiam import data
-from simsiam.config import Runtime
+from simsiam.config import Config, Runtime, fingerprint
+from simsiam.data import Source
+from simsiam.loader import Decoded
+
+
+class DeviceError(OSError):
+    """The GPU has failed in a way after which CUDA refuses all further work of this process."""
 
 
 def launch(
@@ -23,33 +30,67 @@ def launch(
     """Run trials of different fingerprints, keep each result in the store, and call `rebuild` now and then.
 
     It is told whether a trial has just ended. One trial's exception does not stop the others. Raises UserError for a
-    share of a GPU where there is none.
+    share of a GPU where there is none, DeviceError once a GPU has failed.
     """
-    runtime = dataclasses.replace(runtime, device="cuda" if torch.cuda.is_available() else "cpu")
-    if runtime.gpu_fraction != 1 and runtime.device == "cpu":
-        raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs a GPU; there is none here. Leave it out.")
+    runtime = placed(runtime)
     source = data.locate(runtime.data_path)
     decoded = trials.shared(source, [trial.config for trial in todo])
     for trial in todo:
-        fingerprint = trial.fingerprint
+        name = trial.fingerprint
 
-        def on_epoch(line: dict[str, Any], fingerprint: str = fingerprint) -> None:
-            progress.epoch(fingerprint, line)
+        def on_epoch(line: dict[str, Any], name: str = name) -> None:
+            progress.epoch(name, line)
             rebuild(False)
 
-        progress.start(fingerprint)
+        progress.start(name)
         try:
-            result, curve = trials.run(
-                trial.config,
-                runtime,
-                pictures=decoded[trial.config.train_images] or source,
-                place=store.checkpoint(fingerprint),
-                on_epoch=on_epoch,
-            )
-            store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
-        except Exception as error:
-            traceback.print_exc()
-            result = unfinished(trial.config, FAILED, trials.failure(error, runtime.workers, runtime.gpu_fraction))
-            store.write_failure(result)
-        progress.finish(fingerprint, result)
+            pictures = decoded[trial.config.train_images] or source
+            result = attempt(trial.config, runtime, store, pictures, on_epoch)
+        except DeviceError as error:
+            store.write_failure(unfinished(trial.config, FAILED, str(error)))
+            raise DeviceError(f"{trial.name}: {error}. CUDA refuses all further work of this process") from error
+        progress.finish(name, result)
         rebuild(True)
+
+
+def placed(runtime: Runtime) -> Runtime:
+    """The runtime with the device that is here. Raises UserError for a share of a GPU where there is none."""
+    if torch.cuda.is_available():
+        return dataclasses.replace(runtime, device="cuda")
+    if runtime.gpu_fraction != 1:
+        raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs a GPU; there is none here. Leave it out.")
+    return dataclasses.replace(runtime, device="cpu")
+
+
+def attempt(
+    config: Config,
+    runtime: Runtime,
+    store: Store,
+    pictures: Decoded | Source,
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> Result:
+    """Train and evaluate one Config, and keep what becomes of it -> its result, be it a failure.
+
+    Raises DeviceError, for which nothing is kept.
+    """
+    try:
+        result, curve = trials.run(
+            config,
+            runtime,
+            pictures=pictures,
+            place=store.checkpoint(fingerprint(config)),
+            on_epoch=on_epoch,
+        )
+        store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
+        return result
+    except Exception as error:
+        traceback.print_exc()
+        why = trials.failure(error, runtime.workers, runtime.gpu_fraction)
+        if isinstance(error, torch.AcceleratorError) and not trials.out_of_memory(error):
+            raise DeviceError(why) from error
+    # Only now: the exception, which is gone, held the tensors of the trial.
+    gc.collect()
+    torch.cuda.empty_cache()
+    result = unfinished(config, FAILED, why)
+    store.write_failure(result)
+    return result

@@ -73,11 +73,12 @@ def _time(lines: Sequence[Result]) -> str:
     return duration(statistics.fmean(seconds)) if seconds else "-"
 
 
-def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, workers: int, launcher: str) -> str:
+def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, where: str) -> str:
     """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for.
 
     Args:
         todo: fingerprint -> trial, of those that this command runs.
+        where: in words.
     """
     distinct = tables.distinct(trials)
     states = store.states(distinct)
@@ -94,7 +95,6 @@ def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, wo
         f"{len(trials)} rows and seeds, {len(distinct)} distinct trainings: {counts or 'none'}. Now: {len(todo)}."
     )
     if todo:
-        where = "in this process" if launcher == "local" else f"on Ray, {workers} worker{'s' * (workers > 1)} a trial"
         lines.append(f"Time: {total} of training if one follows the other, {where}, 1 CPU (or GPU) a worker.")
     return "\n".join([f"Results: {store.folder}", *lines])
 

@@ -42,9 +42,10 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=1, help="workers a trial; the same numbers up to rounding (default: 1)")
     add("--threads", type=int, default=1, help="of torch, a worker; another number rounds otherwise (default: 1)")
     add("--loader-processes", type=int, default=0, help="decoding processes a worker (default: 0)")
-    add("--gpus-per-trial", type=float, default=1.0, help="below 1: so much of a GPU and its memory (default: 1)")
+    add("--gpus-per-trial", type=float, help="below 1: so much of a GPU and its memory (default: 1, or 1 / --jobs)")
     add("--launcher", choices=("ray", "local"), default="ray", help="local: in this process, without Ray")
     add("--step", choices=STEPS, default=GRAPH, help="how a GPU takes a training step (default: graph)")
+    add("--jobs", type=int, default=1, help="with --launcher local: so many trials at once, each in its own process")
     add("--results", help="folder, or s3:// or gs:// (default: $SIMSIAM_RESULTS, else results/ or ~/simsiam-results)")
     add("--checkpoint-seconds", type=float, default=30.0, help="between two checkpoints of a trial (default: 30)")
     add("--price", type=float, help="of an hour of one CPU or GPU, for the column of that name")
@@ -72,11 +73,19 @@ class Request:
             threads=self.args.threads,
             step=self.args.step,
             loader_processes=self.args.loader_processes,
-            gpu_fraction=self.args.gpus_per_trial,
+            gpu_fraction=self.args.gpus_per_trial or 1.0,
             checkpoint_seconds=self.args.checkpoint_seconds,
             keep_checkpoint=self.args.keep_checkpoints,
             price=self.args.price,
         )
+
+    @property
+    def where(self) -> str:
+        """Where the trials run, for a person."""
+        workers, jobs = self.args.workers, self.args.jobs
+        if self.args.launcher == "ray":
+            return f"on Ray, {workers} worker{'s' * (workers > 1)} a trial"
+        return "in this process" if jobs == 1 else f"{jobs} at once in processes of their own"
 
     def trials(self, seeds: int, rows: dict[str, list[str]] | None = None) -> list[Trial]:
         """The trials of all tables; with `rows`, of those rows of each table."""
@@ -116,6 +125,7 @@ def read(args: argparse.Namespace) -> Request:
         ("workers", 1, 100_000),
         ("threads", 1, 1000),
         ("loader_processes", 0, 1000),
+        ("jobs", 1, 1000),
     ):
         value = getattr(args, option)
         if value is not None and not low <= value <= high:
@@ -126,15 +136,7 @@ def read(args: argparse.Namespace) -> Request:
         raise UserError(f"--checkpoint-seconds must be at least 0. Got {args.checkpoint_seconds:g} instead.")
     if args.price is not None and not 0 <= args.price < math.inf:
         raise UserError(f"--price must be at least 0. Got {args.price:g} instead.")
-    if not 0 < args.gpus_per_trial <= 1:
-        raise UserError(f"--gpus-per-trial must be above 0 and at most 1. Got {args.gpus_per_trial:g} instead.")
-    if args.gpus_per_trial < 1 and args.workers > 1:
-        raise UserError(
-            f"--gpus-per-trial {args.gpus_per_trial:g} is for one worker: NCCL wants a whole GPU for each of several. "
-            f"Got --workers {args.workers}: leave one of the two out."
-        )
-    if args.launcher == "local" and args.workers > 1:
-        raise UserError(f"--launcher local has one worker. Got --workers {args.workers}: use --launcher ray.")
+    _check_the_launcher(args)
     if args.table == "all" and args.rows:
         raise UserError("--rows is of one table. Got --table all: name one.")
     asked = tables.names() if args.table == "all" else [args.table]
@@ -146,6 +148,30 @@ def read(args: argparse.Namespace) -> Request:
         rows=None if args.rows is None else [name.strip() for name in args.rows.split(",")],
         args=args,
     )
+
+
+def _check_the_launcher(args: argparse.Namespace) -> None:
+    """Raises UserError for what the launcher does not do."""
+    share, jobs = args.gpus_per_trial, args.jobs
+    if share is not None and not 0 < share <= 1:
+        raise UserError(f"--gpus-per-trial must be above 0 and at most 1. Got {share:g} instead.")
+    if args.workers > 1 and (share or 1) < 1:
+        raise UserError(
+            f"--gpus-per-trial {share:g} is for one worker: NCCL wants a whole GPU for each of several. "
+            f"Got --workers {args.workers}: leave one of the two out."
+        )
+    if args.launcher == "local" and args.workers > 1:
+        raise UserError(f"--launcher local has one worker. Got --workers {args.workers}: use --launcher ray.")
+    if args.launcher == "ray" and jobs > 1:
+        raise UserError(
+            f"--jobs is of --launcher local. Got --jobs {jobs} with --launcher ray, which runs as many trials at once "
+            f"as there is room for: for {jobs} on each GPU use --gpus-per-trial {math.floor(1000 / jobs) / 1000:g}."
+        )
+    if jobs > 1 and share is not None and jobs * share > 1 + 1e-9:
+        raise UserError(
+            f"--jobs {jobs} with --gpus-per-trial {share:g} are more than one GPU. "
+            f"Use at most --jobs {int(1 / share + 1e-9)}, or leave --gpus-per-trial out."
+        )
 
 
 def looks(args: argparse.Namespace) -> list[int]:

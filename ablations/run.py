@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
         store.folder.check_readable()
         trials = request.trials(looks[-1])
         todo = _todo(trials, store, args.rerun)
-        print(report.plan(trials, todo, store, workers=args.workers, launcher=args.launcher))
+        print(report.plan(trials, todo, store, where=request.where))
         return 0
     if not tables.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
@@ -83,8 +84,8 @@ def _train(request: Request, looks: list[int], store: Store) -> list[tuple[Table
     found: dict[tuple[str, Claim], Verdict] = {}
     for seeds in looks:
         trials = request.trials(seeds, rows)
-        todo, args = _todo(trials, store, request.args.rerun), request.args
-        print(report.plan(trials, todo, store, workers=args.workers, launcher=args.launcher), flush=True)
+        todo = _todo(trials, store, request.args.rerun)
+        print(report.plan(trials, todo, store, where=request.where), flush=True)
         _train_missing(request, trials, todo, store)
         rows = {}
         for table in request.tables:
@@ -139,10 +140,7 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
         except data.DataError as error:
             raise UserError(str(error)) from None
     try:
-        if launcher == "local":
-            from ablations.launch_local import launch
-        else:
-            from ablations.launch import launch
+        launch = _launcher(request.args)
     except ModuleNotFoundError as error:
         raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
     try:
@@ -153,6 +151,19 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
     states = store.states(trial.fingerprint for trial in todo)
     if lost := [t.name for t in todo if states[t.fingerprint] != "done" and not store.failure(t.fingerprint)]:
         raise OSError(f"{store.folder} did not take what became of {', '.join(lost)}")
+
+
+def _launcher(args: argparse.Namespace) -> Callable[..., None]:
+    """How trials are run. Raises ModuleNotFoundError."""
+    if args.launcher == "ray":
+        from ablations.launch import launch
+    elif args.jobs == 1:
+        from ablations.launch_local import launch
+    else:
+        from ablations import launch_jobs
+
+        return functools.partial(launch_jobs.launch, jobs=args.jobs)
+    return launch
 
 
 class _Rebuild:

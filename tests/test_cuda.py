@@ -22,6 +22,7 @@ from ablations.table import plan
 from simsiam import data, loader, monitor, optim, precision, pretrain, views
 from simsiam.batch_norm import BatchNorm
 from simsiam.config import COMPILED, EAGER, GRAPH, Config, Runtime
+from simsiam.model import SimSiam
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -160,8 +161,17 @@ def apart(one: list[float], two: list[float]) -> float:
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "lars"}, {"bn_group": 32}, {"batch_norm": "none"}], ids=str)
 def test_twenty_float64_steps_are_those_of_the_cpu(changes: dict[str, Any]) -> None:
-    config = digits(precision="float64", base_lr=0.05, train_images=1400, **changes)
-    assert apart(Run(config, "cpu").steps(20), Run(config).steps(20)) < 1e-6
+    # On the same views: a crop that rounds otherwise in one pixel flips a ReLU, which shows in the loss ten steps later.
+    config = digits(precision="float64", base_lr=0.05, **changes)
+    x = torch.randn(20, 2, config.batch_size, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    losses = []
+    for device in ("cpu", "cuda"):
+        model = SimSiam(config).to(device, torch.float64)
+        if device == "cuda":
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = optim.optimizer(model, config)
+        losses.append([pretrain.train_step(model, optimizer, each.to(device), config).item() for each in x])
+    assert apart(*losses) < 1e-9
 
 
 def configs() -> list[Config]:

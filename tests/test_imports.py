@@ -15,11 +15,12 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 
 # What each room of ablations/ may import of ablations/; a room not named here may import nothing of it.
 ARROWS = {
-    "run": {"request", "table", "store", "progress", "report", "verdict", "launch", "launch_local"},
+    "run": {"request", "table", "store", "progress", "report", "verdict", "launch", "launch_local", "launch_jobs"},
     "request": {"table"},
     "launch": {"launch", "files", "placement", "provenance", "trial", "store", "progress", "table"},
     "placement": {"table"},
     "launch_local": {"trial", "store", "progress", "table"},
+    "launch_jobs": {"launch_local", "trial", "provenance", "store", "progress", "table"},
     "progress": {"table"},
     "report": {"progress", "provenance", "store", "table", "verdict"},
     "results": {"provenance", "report", "store", "table", "verdict"},

@@ -38,6 +38,16 @@ from ablations.table import UserError
         (["--table", "stop_gradient", "--loader-processes", "-1"], "--loader-processes must be 0 to 1000"),
         (["--table", "stop_gradient", "--recipe", "cifar10"], "Recipe cifar10 needs pictures"),
         (["--table", "stop_gradient", "--launcher", "local", "--workers", "2"], "--launcher local has one worker"),
+        (["--table", "stop_gradient", "--jobs", "3"], "with --launcher ray, which runs as many trials at once"),
+        (["--table", "stop_gradient", "--jobs", "4"], "for 4 on each GPU use --gpus-per-trial 0.25"),
+        (
+            ["--table", "stop_gradient", "--launcher", "local", "--jobs", "4", "--gpus-per-trial", "0.5"],
+            "are more than one GPU. Use at most --jobs 2",
+        ),
+        (
+            ["--table", "stop_gradient", "--gpus-per-trial", "0"],
+            "--gpus-per-trial must be above 0 and at most 1. Got 0",
+        ),
         (["--table", "stop_gradient", "--data", "no/such"], "does not exist"),
         (["--table", "stop_gradient", "--workers", "129"], "No trial can start: --workers 129 share a batch of 128"),
     ],
@@ -54,12 +64,13 @@ def test_a_wrong_command_says_so_in_one_line(
     assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize("jobs", [[], ["--jobs", "2"]], ids=str)
 def test_a_share_of_a_gpu_that_is_not_there_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    jobs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     command = ["--table", "stop_gradient", "--launcher", "local", "--gpus-per-trial", "0.5"]
-    assert run.main([*command, "--results", str(tmp_path)]) == 2
+    assert run.main([*command, *jobs, "--results", str(tmp_path)]) == 2
     assert "--gpus-per-trial 0.5 needs a GPU; there is none here." in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from unittest import mock
 import pandas as pd
 import pytest
 import tiny
+import torch
 from pictures import encoded, write_both_splits
 
 from ablations import files, run
@@ -292,3 +294,40 @@ def test_trials_that_end_together_are_in_the_table_before_the_next_one_ends(
     for clock[0], ended in ((1, True), (1.5, True), (2, False), (5, False), (6, False), (9, False), (13, False)):
         rebuild(ended)
     assert tried == [1, 5, 9]
+
+
+def test_a_gpu_that_has_failed_ends_the_run_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[Any] = []
+
+    def broken(config: Any, *args: Any, **kwargs: Any) -> Any:
+        tried.append(config)
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "run", broken)
+        assert run.main([*TINY, "--results", str(tmp_path)]) == 1
+    assert len(tried) == 1
+    message = capsys.readouterr().err
+    assert "with seed 0: AcceleratorError: CUDA error: an illegal memory access was encountered" in message
+    assert "CUDA refuses all further work of this process" in message
+    assert "the same command goes on" in message
+    assert list(pd.read_parquet(tmp_path / "stop_gradient.parquet").outcome) == ["failed"]
+    assert run.main([*TINY, "--results", str(tmp_path)]) == 0
+
+
+def test_after_an_out_of_memory_the_next_trial_has_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch.AcceleratorError is CUDA's word for it where torch's own allocator was not asked.
+    held: list[weakref.ref[Any]] = []
+    seen: list[bool] = []
+
+    def full(config: Any, *args: Any, **kwargs: Any) -> Any:
+        large = torch.zeros(1)
+        held.append(weakref.ref(large))
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(trials, "run", full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(held[-1]() is None))
+    assert run.main([*TINY, "--results", str(tmp_path)]) == 1
+    assert seen == [True, True]

@@ -55,9 +55,7 @@ def test_trials_side_by_side_fit_their_gpu_with_what_cuda_takes_for_each(
     caps: list[float] = []
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=memory))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", caps.append)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    trial._set_up_gpu(fraction)
-    assert torch.backends.cudnn.allow_tf32 is False
+    trial._keep_to_its_share(fraction)
     if fraction == 1:
         assert not caps  # all of it
     else:
@@ -68,6 +66,5 @@ def test_trials_side_by_side_fit_their_gpu_with_what_cuda_takes_for_each(
 
 def test_a_share_of_a_gpu_that_holds_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=16 << 30))
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     with pytest.raises(ValueError, match=r"more than the 1 GiB that CUDA takes. Got 0.05 of 16.0 GiB"):
-        trial._set_up_gpu(0.05)
+        trial._keep_to_its_share(0.05)
