@@ -161,7 +161,7 @@ def apart(one: list[float], two: list[float]) -> float:
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "lars"}, {"bn_group": 32}, {"batch_norm": "none"}], ids=str)
 def test_twenty_float64_steps_are_those_of_the_cpu(changes: dict[str, Any]) -> None:
-    # On the same views: a crop that rounds otherwise in one pixel flips a ReLU, which shows in the loss ten steps later.
+    # On the same views: one pixel of a crop that rounds otherwise flips a ReLU, which soon shows in the loss.
     config = digits(precision="float64", base_lr=0.05, **changes)
     x = torch.randn(20, 2, config.batch_size, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
     losses = []
