@@ -255,7 +255,8 @@ def _inert(config: Config) -> dict[str, Any]:
     """Fields that cannot act in this Config, with the value they are given."""
     inert: dict[str, Any] = {}
     if config.eval_every is not None:  # the last epoch is evaluated always
-        inert["eval_every"] = None if config.eval_every == 1 else min(config.eval_every, config.epochs)
+        every = min(config.eval_every, config.epochs)
+        inert["eval_every"] = every if every > 1 else None
     if config.predictor == "none":
         inert["predictor_hidden"] = None
         if config.batch_norm == "all":  # differs from "default" in the predictor's output alone

@@ -11,6 +11,7 @@ from torch._utils import ExceptionWrapper
 
 from ablations import trial
 from simsiam import data
+from simsiam.config import Runtime
 from simsiam.data import DataError
 
 
@@ -45,6 +46,33 @@ def test_trials_of_one_data_set_share_it_once_for_each_size() -> None:
     shared = trial.shared(data.locate(None), configs)
     assert set(shared) == {300, 200}
     assert all(decoded is not None for decoded in shared.values())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_the_runtimes_whoever_starts_the_trial(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 - threads)
+    config, runtime = tiny.config(epochs=1), Runtime(threads=threads)
+    pictures = trial.shared(data.locate(None), [config])[config.train_images]
+    assert pictures is not None
+    result, _ = trial.run(config, runtime, pictures=pictures, place=tiny.Memory(), on_epoch=lambda line: None)
+    torch.set_num_threads(before)
+    assert result["threads"] == threads
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "CUDA error: out of memory",
+        "[Errno 12] Cannot allocate memory",
+    ],
+)
+def test_out_of_memory_is_known_by_all_its_names(text: str) -> None:
+    assert trial.out_of_memory(RuntimeError(text))
+    assert not trial.out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 @pytest.mark.parametrize("memory", [16 << 30, 80 << 30])
