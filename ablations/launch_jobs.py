@@ -246,14 +246,12 @@ def _run_trials(pipe: Connection, runtime: Runtime, store: Store, jobs: int) -> 
     from ablations import launch_local
     from ablations import trial as trials
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // jobs))
     runtime = launch_local.placed(runtime)
     cuda = runtime.device == "cuda"
     if cuda and runtime.gpu_fraction == 1:
         runtime = dataclasses.replace(runtime, gpu_fraction=1 / jobs)
     name = torch.cuda.get_device_name() if cuda else provenance.processor()
-    pipe.send((_READY, (name, runtime.gpu_fraction if cuda else None, torch.get_num_threads())))
+    pipe.send((_READY, (name, runtime.gpu_fraction if cuda else None, runtime.threads)))
     source = data.locate(runtime.data_path)
     decoded: dict[int | None, Decoded | None] = {}
     while True:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ablations import placement
 from ablations import trial as trials
 from ablations.progress import Progress
 from ablations.store import FAILED, Result, Store, unfinished
@@ -39,6 +40,7 @@ def launch(
     failed.
     """
     runtime = placed(runtime)
+    placement.check_precision((trial.config for trial in todo), runtime.device)
     source = data.locate(runtime.data_path)
     decoded = trials.shared(source, [trial.config for trial in todo])
     for number, trial in enumerate(todo):

@@ -1,12 +1,16 @@
-"""What a trial asks for, and how many trials a cluster can hold at once. Arithmetic alone: nothing here knows Ray."""
+"""What a trial asks for, and how many trials a cluster can hold at once. Nothing here knows Ray."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from ablations.table import UserError
+from simsiam import precision
+from simsiam.config import Config
 
 _HEAD_BYTES = 2e9  # of memory that the head needs for itself
 _TRIAL_BYTES = 1.25e9  # and for the driver, the controller and the other actors of each trial
@@ -107,6 +111,15 @@ def _text(cluster: Cluster, ask: Ask) -> str:
         counts[" and ".join(f"{kind.resources.get(name, 0):g} {name}" for name in ask.worker)] += kind.count
     limit = "" if cluster.most is None else f", at most {cluster.most} besides the head"
     return "; ".join(f"{count} x {each}" for each, count in counts.items()) + limit
+
+
+def check_precision(configs: Iterable[Config], device: str) -> None:
+    """Raises UserError for a precision that no trial of these Configs could have there, `cpu` or `cuda`."""
+    for config in configs:
+        try:
+            precision.check(config.precision, torch.device(device))
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
 def check_devices(devices: Sequence[tuple[str, str]]) -> None:

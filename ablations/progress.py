@@ -90,7 +90,9 @@ class _State:
         self._first: tuple[float, int] | None = None
 
     def take(self, line: Result) -> None:
-        self.status, self.line = "running", line
+        # An epoch that was not evaluated leaves what the last one showed.
+        known = {name: value for name, value in line.items() if value is not None or self.line is None}
+        self.status, self.line = "running", {**(self.line or {}), **known}
         if self._first is None or line["epoch"] < self._first[1]:  # a trial that starts again may fall behind it
             self._first = time.monotonic(), line["epoch"]
 
@@ -108,14 +110,18 @@ class _State:
         return (
             f"{self.line['epoch']}/{self.epochs}",
             f"{self.line['loss']:.3f}",
-            f"{self.line['z_std']:.2f}",
-            f"{self.line['knn_top1']:.1f}",
+            _shown(self.line["z_std"], ".2f"),
+            _shown(self.line["knn_top1"], ".1f"),
             "" if left is None else duration(left),
         )
 
     def text(self) -> str:
         epoch, loss, std, knn, left = self.cells()
         return f"epoch {epoch}, loss {loss}, z_std {std}, kNN {knn} %" + (f", {left} left" if left else "")
+
+
+def _shown(number: float | None, form: str) -> str:
+    return "-" if number is None else format(number, form)
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ablations import table as tables
 from ablations.table import Table, Trial, UserError
 from simsiam import config as configs
-from simsiam.config import Runtime
+from simsiam.config import GRAPH, STEPS, Runtime
 from simsiam.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ def parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
     add("--rerun", choices=("stale", "failed"), help="stale: also what other sources gave; failed: only what failed")
     add("--workers", type=int, default=1, help="workers a trial; the same numbers up to rounding (default: 1)")
+    add("--threads", type=int, default=1, help="of torch, a worker; another number rounds otherwise (default: 1)")
     add("--loader-processes", type=int, default=0, help="decoding processes a worker (default: 0)")
     add("--gpus-per-trial", type=float, help="below 1: so much of a GPU and its memory (default: 1, or 1 / --jobs)")
     add("--launcher", choices=("ray", "local"), default="ray", help="local: in this process, without Ray")
+    add("--step", choices=STEPS, default=GRAPH, help="how a GPU takes a training step (default: graph)")
     add("--jobs", type=int, default=1, help="with --launcher local: so many trials at once, each in its own process")
     add("--results", help="folder, or s3:// or gs:// (default: $SIMSIAM_RESULTS, else results/ or ~/simsiam-results)")
     add("--checkpoint-seconds", type=float, default=30.0, help="between two checkpoints of a trial (default: 30)")
@@ -68,6 +70,8 @@ class Request:
         return Runtime(
             data_path=None if self.source.path is None else str(self.source.path),
             workers=self.args.workers,
+            threads=self.args.threads,
+            step=self.args.step,
             loader_processes=self.args.loader_processes,
             gpu_fraction=self.args.gpus_per_trial or 1.0,
             checkpoint_seconds=self.args.checkpoint_seconds,
@@ -119,6 +123,7 @@ def read(args: argparse.Namespace) -> Request:
         ("seeds", 1, 1000),
         ("seeds_until_decided", 1, 1000),
         ("workers", 1, 100_000),
+        ("threads", 1, 1000),
         ("loader_processes", 0, 1000),
         ("jobs", 1, 1000),
     ):

@@ -78,6 +78,8 @@ PROVENANCE: Columns = {
     "gpu_fraction": (_REAL, "of a GPU's memory that a worker may use; speeds count only at 1; none on CPU"),
     "threads": (_WHOLE, "of torch, a worker"),
     "images_per_second": (_REAL, "median over epochs, all workers, source images, evaluation excluded"),
+    "step": (_TEXT, "eager, graph or compiled: how a GPU took a training step"),
+    "eval_seconds": (_REAL, "s, evaluation after the epochs, all together; within wall_seconds"),
     "wall_seconds": (_REAL, "s, training and evaluation, start-up excluded"),
     "device_seconds": (_REAL, "s, the same, of each worker's CPU or share of a GPU, added up"),
     "price": (_REAL, "of the device_seconds, at --price an hour; none if not given"),
@@ -92,6 +94,7 @@ CURVE: Columns = {
     "knn_top1": METRICS["knn_top1"],
     "lr": (_REAL, "of the encoder, at the epoch's start"),
     "seconds": (_REAL, "s, of the epoch's steps"),
+    "eval_seconds": (_REAL, "s, of the epoch's evaluation"),
     "images_per_second": (_REAL, "source images, evaluation excluded"),
 }
 

@@ -13,9 +13,9 @@ import torch
 import simsiam
 from ablations import provenance
 from simsiam import config as configs
-from simsiam import distributed, loader, monitor, pretrain, probe
+from simsiam import distributed, loader, monitor, precision, pretrain, probe
 from simsiam.checkpoint import Keeper, Place
-from simsiam.config import Config, Runtime
+from simsiam.config import EAGER, Config, Runtime
 from simsiam.data import Source
 from simsiam.loader import Decoded, Images, InMemory
 from simsiam.model import SimSiam
@@ -23,7 +23,10 @@ from simsiam.protocols import PROTOCOLS, Protocol
 
 Result = dict[str, Any]
 
-_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|can't allocate memory", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"out ?of ?memory|can'?t allocate memory|cannot allocate memory|STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation",
+    re.IGNORECASE,
+)
 _CUDA = 1 << 30  # bytes of a GPU set aside for what CUDA itself takes for a process, its context and its kernels
 _RAW_PIXELS = 1 << 24  # data sets of more pixels than this get no raw-pixel kNN
 
@@ -52,8 +55,7 @@ def run(
         hurry: asked by every worker now and then: whether a checkpoint is wanted at once.
     """
     started = _now()
-    if runtime.device.startswith("cuda"):
-        _set_up_gpu(runtime.gpu_fraction)
+    _set_up(config, runtime)
     train, test = loader.load(pictures, config, runtime)
     keeper = Keeper(
         config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry, until=runtime.until
@@ -68,6 +70,7 @@ def run(
     result |= {
         **_cost(runtime, keeper),
         "images_per_second": sorted(speed)[len(speed) // 2],
+        "eval_seconds": sum(line["eval_seconds"] for line in progress.curve),
         "started": started,
         "ended": _now(),
         "workers_by_step": " ".join(f"{step}:{workers}" for step, workers in progress.workers),
@@ -76,10 +79,18 @@ def run(
     return result, progress.curve
 
 
-def _set_up_gpu(fraction: float) -> None:
-    """Keep this process within its share of the GPU, and float32 to its 24 bits. Raises ValueError."""
-    # torch's default keeps 11 of them in a convolution, and no column would say so.
-    torch.backends.cudnn.allow_tf32 = False
+def _set_up(config: Config, runtime: Runtime) -> None:
+    """What decides how this process computes, the same whoever started it. Raises ValueError for what it cannot."""
+    precision.check(config.precision, torch.device(runtime.device))
+    precision.strict()
+    torch.set_num_threads(runtime.threads)
+    if runtime.device.startswith("cuda"):
+        torch.backends.cudnn.benchmark = True
+        _keep_to_its_share(runtime.gpu_fraction)
+
+
+def _keep_to_its_share(fraction: float) -> None:
+    """Keep this process within its share of the GPU's memory. Raises ValueError."""
     if fraction == 1:
         return
     memory = torch.cuda.get_device_properties().total_memory  # type: ignore[no-untyped-call]
@@ -169,6 +180,7 @@ def _machine(runtime: Runtime) -> Result:
         "gpu_fraction": runtime.gpu_fraction if cuda else None,
         "workers": distributed.world_size(),
         "threads": torch.get_num_threads(),
+        "step": runtime.step if cuda and distributed.world_size() == 1 else EAGER,
     }
 
 

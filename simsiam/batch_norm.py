@@ -1,14 +1,19 @@
 """Batch normalisation over the global batch or over groups of it, for any number of workers, on CPU and GPU.
 
-torch's SyncBatchNorm refuses CPU tensors and knows no group smaller than a worker's share.
+torch's own kernels do it wherever they can: its SyncBatchNorm refuses CPU tensors and knows no group smaller than a
+worker's share.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules._functions import SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from simsiam import distributed
@@ -37,8 +42,8 @@ class BatchNorm(_BatchNorm):
             raise ValueError(f"BatchNorm takes (b, C) or (b, C, H, W). Got {tuple(input.shape)} instead.")
 
     def forward(self, x: Tensor) -> Tensor:
-        native = distributed.world_size() == 1 and self.group == self.batch_size
-        if native or not self.training:
+        workers, whole = distributed.world_size(), self.group == self.batch_size
+        if not self.training or (workers == 1 and whole):
             return super().forward(x)
         self._check_input_dim(x)
         part = distributed.share(self.batch_size)
@@ -47,8 +52,42 @@ class BatchNorm(_BatchNorm):
                 f"This worker's share of the batch of {self.batch_size} is {part.stop - part.start} images. "
                 f"Got {len(x)} instead."
             )
-        members = torch.arange(part.start, part.stop, device=x.device) // self.group
-        y, mean, var, count = _Normalise.apply(x, members, self.batch_size // self.group, self.eps)
+        if workers == 1:
+            return self._by_folding(x)
+        if whole and x.is_cuda:
+            return self._by_torch(x, workers)
+        return self._by_gathering(x, part)
+
+    def _by_folding(self, x: Tensor) -> Tensor:
+        """One worker: the groups side by side as channels of one native BN."""
+        groups, channels = self.batch_size // self.group, x.shape[1]
+        rest = x.shape[2:]
+        folded = x.reshape(groups, self.group, channels, *rest).transpose(0, 1).reshape(self.group, -1, *rest)
+        mean, var = (torch.zeros(len(folded[0]), dtype=_wide(x), device=x.device) for _ in range(2))
+        weight, bias = (p.repeat(groups) if self.affine else None for p in (self.weight, self.bias))
+        # With a momentum of 1 they become this batch's own.
+        y = F.batch_norm(folded, mean, var, weight, bias, training=True, momentum=1.0, eps=self.eps)
+        self._track(mean.view(groups, channels), var.view(groups, channels))
+        return y.view(self.group, groups, channels, *rest).transpose(0, 1).reshape(x.shape)
+
+    def _by_torch(self, x: Tensor, workers: int) -> Tensor:
+        """Many GPUs, one group: the kernels of torch's SyncBatchNorm, which also takes shares of unequal length."""
+        self.num_batches_tracked.add_(1)  # type: ignore
+        return SyncBatchNorm.apply(
+            x.contiguous(memory_format=torch.channels_last if _is_channels_last(x) else torch.contiguous_format),
+            self.weight,
+            self.bias,
+            self.running_mean,
+            self.running_var,
+            self.eps,
+            self.momentum,
+            dist.group.WORLD,
+            workers,
+        )
+
+    def _by_gathering(self, x: Tensor, part: slice) -> Tensor:
+        """Many workers, whose groups may lie in several shares."""
+        y, mean, var, count = _Normalise.apply(x, _Groups(part, self.group, self.batch_size // self.group), self.eps)
         self._track(mean, var * (count / (count - 1)))
         shape = (1, -1) + (1,) * (x.dim() - 2)
         y = y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
@@ -62,15 +101,47 @@ class BatchNorm(_BatchNorm):
         self.running_var.lerp_(var.mean(0).to(self.running_var.dtype), self.momentum)  # type: ignore
 
 
+@dataclass(frozen=True)
+class _Groups:
+    """Which of G groups of g consecutive samples this worker's share has samples of. Known without a look at them."""
+
+    part: slice
+    size: int
+    number: int
+
+    @property
+    def _touched(self) -> slice:
+        return slice(self.part.start // self.size, -(-self.part.stop // self.size))
+
+    def total(self, rows: Tensor) -> Tensor:
+        """Sums of rows (b, K) over each group -> (G, K), in an order that does not vary: no atomics."""
+        touched = self._touched
+        before, after = self.part.start - touched.start * self.size, touched.stop * self.size - self.part.stop
+        sums = F.pad(rows, (0, 0, before, after)).view(touched.stop - touched.start, self.size, -1).sum(1)
+        return F.pad(sums, (0, 0, touched.start, self.number - touched.stop))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Each sample's own of the values of its group, (G, ...) -> (b, ...)."""
+        touched = self._touched
+        first = self.part.start - touched.start * self.size
+        return values[touched].repeat_interleave(self.size, 0)[first : first + self.part.stop - self.part.start]
+
+    def counts(self, like: Tensor) -> Tensor:
+        """Samples of this share in each group, (G, 1)."""
+        start = torch.arange(self.number, device=like.device) * self.size
+        here = (start + self.size).clamp(max=self.part.stop) - start.clamp(min=self.part.start)
+        return here.clamp(min=0).to(like.dtype)[:, None]
+
+
 class _Normalise(torch.autograd.Function):
     """(x - mean) / sqrt(var + eps) with the statistics of each group gathered from all workers."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, members: Tensor, groups: int, eps: float) -> tuple[Tensor, ...]:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(*x.shape[:2], -1)  # (b, C, pixels)
-        counts = torch.bincount(members, minlength=groups).to(wide.dtype)[:, None] * wide.shape[2]  # (G, 1)
-        means = _by_group(wide.sum(2), members, groups) / counts.clamp(min=1)
-        squares = _by_group((wide - means[members][..., None]).square().sum(2), members, groups)
+    def forward(ctx: Any, x: Tensor, groups: _Groups, eps: float) -> tuple[Tensor, ...]:
+        wide = x.to(_wide(x)).reshape(*x.shape[:2], -1)  # (b, C, pixels)
+        counts = groups.counts(wide) * wide.shape[2]  # (G, 1)
+        means = groups.total(wide.sum(2)) / counts.clamp(min=1)
+        squares = groups.total((wide - groups.spread(means)[..., None]).square().sum(2))
 
         # Chan's merge of (count, mean, M2): no cancellation, whatever the mean is.
         parts = distributed.stack(torch.cat([counts, means, squares], 1))  # (W, G, 1 + 2C)
@@ -80,23 +151,27 @@ class _Normalise(torch.autograd.Function):
         var = (m2.sum(0) + (n * (m - mean).square()).sum(0)) / count
 
         invstd = (var + eps).rsqrt()
-        y = (wide - mean[members][..., None]) * invstd[members][..., None]
-        ctx.save_for_backward(y, members, invstd, count)
-        ctx.dtype = x.dtype
+        y = (wide - groups.spread(mean)[..., None]) * groups.spread(invstd)[..., None]
+        ctx.save_for_backward(y, invstd, count)
+        ctx.groups, ctx.dtype = groups, x.dtype
         ctx.mark_non_differentiable(mean, var, count)
         return y.reshape(x.shape), mean, var, count  # wide: rounded once, after the scale and shift
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        y, members, invstd, count = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        y, invstd, count = ctx.saved_tensors
+        groups: _Groups = ctx.groups
         grad = grads[0].reshape(y.shape)
         sums = torch.cat([grad.sum(2), (grad * y).sum(2)], 1)
-        means = distributed.total(_by_group(sums, members, len(invstd))) / count  # (G, 2C)
-        of_grad, of_product = means[members][..., None].chunk(2, dim=1)
-        dx = (grad - of_grad - y * of_product) * invstd[members][..., None]
-        return dx.reshape(grads[0].shape).to(ctx.dtype), None, None, None
+        means = distributed.total(groups.total(sums)) / count  # (G, 2C)
+        of_grad, of_product = groups.spread(means)[..., None].chunk(2, dim=1)
+        dx = (grad - of_grad - y * of_product) * groups.spread(invstd)[..., None]
+        return dx.reshape(grads[0].shape).to(ctx.dtype), None, None
 
 
-def _by_group(rows: Tensor, members: Tensor, groups: int) -> Tensor:
-    """Sums of rows (b, K) over the members of each group -> (G, K)."""
-    return rows.new_zeros(groups, rows.shape[1]).index_add(0, members, rows)
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)

@@ -87,27 +87,27 @@ class Keeper:
         seconds = self._parts.get("seconds", self._earlier)
         self._earlier = {name: seconds[name] for name in self._earlier}
         self._longest = seconds.get("longest", 0.0)
-        self._started = self._saved = self._looked = (
-            time.monotonic()
-        )  # workers that had to wait for one of them have not trained
+        # Workers that had to wait for one of them have not trained.
+        self._started = self._saved = self._looked = time.monotonic()
         return self._parts
 
     def part(self, name: str) -> Any:
         """A part as it was found or saved last, None if there is none."""
         return self._parts.get(name)
 
-    def save(self, parts: dict[str, Any], at_once: bool = False) -> None:
+    def save(self, parts: Callable[[], dict[str, Any]], at_once: bool = False) -> None:
         """Write a checkpoint, if it is time for one, with these parts new and the others as they were.
 
-        Raises TimeLimitError, with a checkpoint written, if the time left might not suffice until the next call.
+        `parts` is called only then: to gather them takes time. Raises TimeLimitError, with a checkpoint written, if
+        the time left might not suffice until the next call.
         """
-        self._parts |= parts
         now = time.monotonic()
         self._longest = max(self._longest, now - self._looked)
         hurry = self._hurry()  # every worker asks, whatever its own clock says
         over = self._until is not None and time.time() + _MARGIN * (self._longest + self._write) > self._until
         if distributed.agree(at_once or hurry or over or now - self._saved > self._every, self._device):
             self._saved = now
+            self._parts |= parts()
             if distributed.rank() == 0:
                 seconds = {**self.seconds, "longest": self._longest}
                 self._place.write(pack(self._config, {**self._parts, "seconds": seconds}))

@@ -19,6 +19,8 @@ from typing import Any
 
 from simsiam.protocols import PROTOCOLS
 
+EAGER, GRAPH, COMPILED = STEPS = "eager", "graph", "compiled"
+
 SCHEMA = 1  # Of the fingerprint. Raise it only when the same Config must no longer answer for old results.
 
 
@@ -36,10 +38,12 @@ def _number(
     default: Any = dataclasses.MISSING,
     unit: str = "",
     above: bool = False,
+    **metadata: Any,
 ) -> Any:
     bound = f"above {low}" if above else f"at least {low}"
     rule = bound if high == math.inf else f"{bound} and at most {high}"
-    return field(default=default, metadata={"rule": rule, "low": low, "high": high, "above": above, "unit": unit})
+    metadata |= {"rule": rule, "low": low, "high": high, "above": above, "unit": unit}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +89,11 @@ class Config:
     momentum: float = _number(0, 0.9999, default=0.9)
     weight_decay: float = _number(0)
     warmup_epochs: float = _number(0, default=0.0, unit="epochs, linear; never for the predictor")
-    precision: str = _one_of("float32", "bfloat16", "float64", default="float32")
+    precision: str = _one_of("float32", "tf32", "bfloat16", "float64", default="float32")
 
     # Evaluation
     protocol: str = _one_of(*PROTOCOLS, unit="name in simsiam/protocols.py")
+    eval_every: int | None = _number(1, default=None, earlier=None, unit="epochs between evaluations; None = 1")
 
     # The switches: what the paper changes one at a time
     stop_gradient: bool = True  # Sec. 4.1
@@ -125,7 +130,9 @@ class Runtime:
 
     data_path: str | None = None
     workers: int = 1
+    threads: int = 1  # of torch, a worker
     device: str = "cpu"
+    step: str = EAGER  # how a GPU takes a training step
     loader_processes: int = 0  # decoding processes a worker; 0 decodes in the worker itself
     checkpoint_seconds: float = 30.0  # wall-clock time between two checkpoints
     gpu_fraction: float = 1.0  # of a GPU's memory that one worker may use
@@ -248,6 +255,9 @@ def _check_together(config: Config) -> None:
 def _inert(config: Config) -> dict[str, Any]:
     """Fields that cannot act in this Config, with the value they are given."""
     inert: dict[str, Any] = {}
+    if config.eval_every is not None:  # the last epoch is evaluated always
+        every = min(config.eval_every, config.epochs)
+        inert["eval_every"] = every if every > 1 else None
     if config.predictor == "none":
         inert["predictor_hidden"] = None
         if config.batch_norm == "all":  # differs from "default" in the predictor's output alone

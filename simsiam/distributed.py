@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -50,12 +51,18 @@ def stack(x: Tensor) -> Tensor:
 
 
 def everyone(item: Any) -> list[Any]:
-    """A small picklable thing of every worker, in rank order."""
+    """A small picklable thing of every worker, in rank order. Over the hosts: it asks nothing of the GPUs."""
     if world_size() == 1:
         return [item]
     items: list[Any] = [None] * world_size()
-    dist.all_gather_object(items, item)
+    dist.all_gather_object(items, item, group=_hosts(dist.group.WORLD))
     return items
+
+
+@functools.lru_cache(maxsize=1)
+def _hosts(world: Any) -> Any:
+    """A group of all workers that talk as processes, whatever the world's own backend is."""
+    return world if dist.get_backend(world) == "gloo" else dist.new_group(backend="gloo")
 
 
 def agree(decision: bool, device: torch.device | str = "cpu") -> bool:

@@ -25,9 +25,40 @@ from simsiam.config import Config, Runtime
 from simsiam.data import TEST, TRAIN, DataError, Pictures, Source
 
 MEMORY = 4 << 30  # bytes of decoded pictures of one split that are held in memory
+CHUNK = 1 << 16  # pictures whose crops and views are drawn at once
 
 Ids = npt.NDArray[np.integer]
-Request = tuple[Ids, Sequence[views.Crop]]  # which pictures (B,), and V crops to take of each
+Fetched = tuple[Tensor, ...]  # what `crops` makes the crops of one batch from, on the device
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive batches that are drawn at once: the ids (b,) of each, and V crops to take of every picture."""
+
+    batches: Sequence[Ids]
+    crops: Sequence[views.Crop]
+
+    @property
+    def ids(self) -> Ids:
+        """Of all batches, one after the other."""
+        return np.concatenate(self.batches)
+
+    def split(self, rows: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+        """Rows of all ids -> those of each batch."""
+        return rows.split([len(batch) for batch in self.batches], dim)
+
+
+def chunks(batches: Sequence[Ids], crops: Sequence[views.Crop]) -> Iterator[Chunk]:
+    """Batches of one length of one epoch, cut where there are many."""
+    if batches:
+        step = max(1, CHUNK // len(batches[0]))
+        yield from (Chunk(batches[i : i + step], crops) for i in range(0, len(batches), step))
+
+
+def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array on the device. A GPU's queue of work does not wait for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
@@ -47,15 +78,23 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, ids: Ids, crops: Sequence[views.Crop]) -> Tensor:
-        """V crops of each picture -> uint8 (V, B, 3, size, size) on the device."""
-        chosen = self.pixels[torch.from_numpy(ids).to(self.pixels.device)]
-        sizes = np.broadcast_to(np.array(self.pixels.shape[2:]), (len(ids), 2))
-        return torch.stack([views.resized_crop(chosen, crop.boxes(ids, sizes), self.size) for crop in crops])
+    def stream(self, chunks: Iterable[Chunk]) -> Iterator[Fetched]:
+        """For each batch its ids (b,) and crop boxes (V, b, 4), in order; a chunk's go to the device at once."""
+        height_width = np.array(self.pixels.shape[2:])
+        for chunk in chunks:
+            ids = chunk.ids
+            sizes = np.broadcast_to(height_width, (len(ids), 2))
+            boxes = np.stack([crop.boxes(ids, sizes) for crop in chunk.crops])
+            device = self.pixels.device
+            yield from zip(
+                chunk.split(upload(ids, device)), chunk.split(upload(boxes.astype(np.float32), device), 1), strict=True
+            )
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Tensor]:
-        """`batch` of each request, in order."""
-        return (self.batch(ids, crops) for ids, crops in requests)
+    def crops(self, fetched: Fetched) -> Tensor:
+        """V crops of each picture of a batch -> uint8 (V, b, 3, size, size)."""
+        ids, boxes = fetched
+        chosen = self.pixels[ids]
+        return torch.stack([views.resized_crop(chosen, each, self.size) for each in boxes])
 
 
 class Streamed:
@@ -75,23 +114,23 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, ids: Ids, crops: Sequence[views.Crop]) -> Tensor:
-        """V crops of each picture -> uint8 (V, B, 3, size, size) on the device."""
-        return self._reader[ids, crops].to(self._device)
-
-    def stream(self, requests: Iterable[Request]) -> Iterator[Tensor]:
-        """`batch` of each request, in order, read ahead by the loader processes."""
+    def stream(self, chunks: Iterable[Chunk]) -> Iterator[Fetched]:
+        """The crops of each batch, in order, read ahead by the loader processes."""
         loader = DataLoader(
             self._reader,
             batch_size=None,
-            sampler=requests,  # type: ignore[arg-type]
+            sampler=((batch, chunk.crops) for chunk in chunks for batch in chunk.batches),  # type: ignore[arg-type]
             num_workers=self._processes,
             # A fork of a process that runs threads can hang, and Ray's workers do.
             multiprocessing_context="forkserver" if self._processes else None,
             pin_memory=self._device.type == "cuda",
             worker_init_fn=_end_with_its_trainer,
         )
-        return (batch.to(self._device, non_blocking=True) for batch in loader)
+        return ((batch.to(self._device, non_blocking=True),) for batch in loader)
+
+    def crops(self, fetched: Fetched) -> Tensor:
+        """V crops of each picture of a batch -> uint8 (V, b, 3, size, size)."""
+        return fetched[0]
 
 
 def _end_with_its_trainer(process: int) -> None:
@@ -123,16 +162,18 @@ class _Reader(Dataset[Tensor]):
     def __setstate__(self, state: tuple[Source, str, int | None, int]) -> None:
         _Reader.__init__(self, *state)
 
-    def __getitem__(self, request: Request) -> Tensor:
+    def __getitem__(self, request: tuple[Ids, Sequence[views.Crop]]) -> Tensor:
+        """Ids (b,) and V crops -> uint8 (V, b, 3, size, size). The boxes of all are drawn at once, from the headers."""
         from PIL import Image
 
         ids, crops = request
+        opened = [self.pictures.open(int(i)) for i in ids]
+        sizes = np.array([[picture.height, picture.width] for picture in opened])
+        boxes = np.stack([crop.boxes(ids, sizes) for crop in crops])  # (V, b, 4)
         out = np.empty((len(crops), len(ids), self._size, self._size, 3), np.uint8)
         for b, i in enumerate(ids):
-            picture = self.pictures.decode(int(i))
-            size = np.array([[picture.height, picture.width]])
-            for v, crop in enumerate(crops):
-                top, left, height, width = crop.boxes(np.array([i]), size)[0].tolist()
+            picture = self.pictures.convert(int(i), opened[b])
+            for v, (top, left, height, width) in enumerate(boxes[:, b].tolist()):
                 piece = picture.crop((left, top, left + width, top + height))
                 out[v, b] = np.asarray(piece.resize((self._size, self._size), Image.Resampling.BILINEAR))
         return torch.from_numpy(out).permute(0, 1, 4, 2, 3).contiguous()

@@ -15,6 +15,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from simsiam import randomness
 from simsiam.batch_norm import BatchNorm
 from simsiam.config import Config
+from simsiam.precision import arithmetic
 
 # Which fc layers of the heads are followed by BN: Table 3, its rows in its order.
 #            f hidden  f output  h hidden  h output
@@ -39,6 +40,7 @@ class SimSiam(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.precision = config.precision
         norm = functools.partial(BatchNorm, batch_size=config.batch_size, group=config.bn_group)
         f_hidden, f_output, h_hidden, h_output = BATCH_NORM[config.batch_norm]
         self.backbone = backbone(config, norm)
@@ -56,6 +58,24 @@ class SimSiam(nn.Module):
             )
         self.predictor.requires_grad_(config.predictor != "frozen")
         initialise(self, config.seed)
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """Pictures (n, 3, H, W) -> the backbone's output (n, D), to evaluate: in the run's precision, float32 or wider.
+
+        The caller has put the network in eval mode.
+        """
+        return self._evaluate(self.backbone, x)
+
+    @torch.no_grad()
+    def z(self, features: Tensor) -> Tensor:
+        """The same of f's output: `features` (n, D) -> z (n, d)."""
+        return self._evaluate(self.projector, features)
+
+    def _evaluate(self, part: nn.Module, x: Tensor) -> Tensor:
+        dtype = next(part.parameters()).dtype
+        with arithmetic(self.precision, x.device):
+            return part(x.to(dtype)).to(dtype)
 
     def f(self, x: Tensor) -> Tensor:
         """Views (B, 3, H, W) -> z (B, d)."""

@@ -12,16 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simsiam import distributed, views
-from simsiam.loader import Ids, Images
+from simsiam.loader import Chunk, Ids, Images, upload
 from simsiam.model import SimSiam
 from simsiam.protocols import Protocol
 
 FINISHED, COLLAPSED, DIVERGED = "finished", "collapsed", "diverged"
 COLLAPSED_STD, COLLAPSED_RANK = 0.02, 3.0
 
-# Pictures in one forward, and rows in one product of features. The shape of a product decides how it is rounded, so
-# workers share whole batches.
+# Pictures in one forward, and rows in one product of features. On a CPU the shape of a product decides how it is
+# rounded, so workers share whole batches. A GPU wants more at once.
 _BATCH = 256
+_GPU_BATCH = 2048
+_GPU_PRODUCT = 1 << 27  # cosines at once
+_VOTE = 2**40  # a whole vote
 
 
 def outcome(loss: float, z_std: float, effective_rank: float) -> str:
@@ -71,19 +74,25 @@ def knn_top1(
             set takes 10 GB.
         bank_labels: those of this worker's part, (N_w,).
     """
-    if not all(distributed.everyone(bool(bank.isfinite().all() and features.isfinite().all()))):
+    finite = bool(bank.isfinite().all() and features.isfinite().all())
+    found = distributed.everyone((finite, len(bank), int(bank_labels.max()) if len(bank) else -1))
+    if not all(finite for finite, _, _ in found):
         return math.nan
-    blocks = [F.normalize(block, dim=1, out=block) for block in bank.split(_BATCH)]
-    correct = 0
-    for part, wanted in zip(features.split(_BATCH), labels.split(_BATCH), strict=True):
+    longest, classes = max(length for _, length, _ in found), max(label for _, _, label in found) + 1
+    columns, rows = (longest, max(_BATCH, _GPU_PRODUCT // longest)) if bank.is_cuda else (_BATCH, _BATCH)
+    blocks = [F.normalize(block, dim=1, out=block) for block in bank.split(columns)]
+    correct = torch.zeros((), dtype=torch.int64, device=bank.device)
+    for part, wanted in zip(features.split(rows), labels.split(rows), strict=True):
         query = F.normalize(part, dim=1)
         cosine, named = _nearest(torch.cat([query @ block.T for block in blocks], 1), bank_labels, k)
         cosine, named = (torch.cat([*distributed.stack(each)], 1) for each in (cosine, named))
         cosine, named = _nearest(cosine, named, k)
         weights = ((cosine - cosine.amax(1, keepdim=True)) / temperature).exp()
-        votes = weights.new_zeros(len(part), int(named.max()) + 1).scatter_add(1, named, weights)
-        correct += int((votes.argmax(1) == wanted).sum())
-    return 100 * correct / len(labels)
+        # Whole numbers: their sum is the same in whatever order a GPU adds them up.
+        whole = (weights.double() * _VOTE).round().long()
+        votes = whole.new_zeros(len(part), classes).scatter_add(1, named, whole)
+        correct += (votes.argmax(1) == wanted).sum()
+    return 100 * int(correct) / len(labels)
 
 
 def _nearest(cosine: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -114,26 +123,25 @@ def labelled(images: Images) -> Ids:
 def embed(forward: Callable[[Tensor], Tensor], images: Images, crop: float) -> tuple[Tensor, Tensor]:
     """`forward` of the central crop of this worker's share of the pictures that have a label -> (N_w, D), and their
     labels (N_w,). The caller has put the network in eval mode."""
-    ids = labelled(images)
-    crops = [views.CenterCrop(crop)]
-    requests = [(ids[i : i + _BATCH], crops) for i in range(0, len(ids), _BATCH)]
-    # One picture says how wide the rows are, also to a worker without a batch; to join parts takes twice the memory.
-    like = forward(views.normalise(images.batch(np.array([0]), crops)[0]))
-    rows = like.new_empty(len(ids), like.shape[1])
-    for pixels, part in zip(images.stream(requests), rows.split(_BATCH), strict=False):
-        part.copy_(forward(views.normalise(pixels[0])))
-    return rows, images.labels[torch.from_numpy(ids).to(images.labels.device)]
+    ids, at_once = labelled(images), _GPU_BATCH if images.labels.is_cuda else _BATCH
+    # One picture says how wide the rows are where a worker has none.
+    batches = [ids[i : i + at_once] for i in range(0, len(ids), at_once)] or [np.array([0])]
+    rows: Tensor | None = None  # filled as they come: to join parts takes twice the memory
+    for start, fetched in enumerate(images.stream([Chunk(batches, [views.CenterCrop(crop)])])):
+        part = forward(views.normalise(images.crops(fetched)[0]))
+        rows = part.new_empty(len(ids), part.shape[1]) if rows is None else rows
+        rows[start * at_once : (start + 1) * at_once] = part[: len(ids)]
+    assert rows is not None
+    return rows, images.labels[upload(ids, images.labels.device)]
 
 
 def measure(model: SimSiam, train: Images, test: Images, protocol: Protocol) -> dict[str, float]:
     """z_std, effective_rank and knn_top1 of a model, on the full test set, in eval mode."""
-    dtype = next(model.parameters()).dtype
     training = model.training
     model.eval()
-    features, labels = map(distributed.gather, embed(lambda x: model.backbone(x.to(dtype)), test, protocol.crop))
-    with torch.no_grad():
-        z = torch.cat([model.projector(part) for part in features.split(_BATCH)])
-    bank, bank_labels = embed(lambda x: model.backbone(x.to(dtype)), train, protocol.crop)
+    features, labels = map(distributed.gather, embed(model.features, test, protocol.crop))
+    z = torch.cat([model.z(part) for part in features.split(_BATCH)])
+    bank, bank_labels = embed(model.features, train, protocol.crop)
     model.train(training)
     return {
         "z_std": z_std(z),

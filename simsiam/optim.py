@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from simsiam.config import Config
 from simsiam.model import SimSiam
@@ -38,13 +40,30 @@ def optimizer(model: SimSiam, config: Config) -> torch.optim.Optimizer:
     trained = [p for p in model.predictor.parameters() if p.requires_grad]
     if trained:
         groups.append({"name": "predictor", "params": trained})
-    kind = {"sgd": torch.optim.SGD, "lars": LARS}[config.optimizer]
-    return kind(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    return sgd_or_lars(config.optimizer)(
+        groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def sgd_or_lars(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """`sgd` or `lars`, each with one kernel for many tensors."""
+    return LARS if name == "lars" else functools.partial(torch.optim.SGD, fused=True)
+
+
+def place_lr(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """On a GPU the learning rates are tensors: a step that is recorded there reads them where they lie."""
+    for group in optimizer.param_groups:
+        value = float(group["lr"])
+        group["lr"] = torch.tensor(value, device=device) if device.type == "cuda" else value
 
 
 def set_lr(optimizer: torch.optim.Optimizer, config: Config, epoch: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr(config, group["name"], epoch)
+        value = lr(config, group["name"], epoch)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value
 
 
 class LARS(torch.optim.Optimizer):
@@ -66,10 +85,17 @@ class LARS(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
-                w, g = p.norm(), p.grad.norm()
-                ratio = group["trust"] * w / (g + group["weight_decay"] * w)
-                scale = torch.where((w > 0) & (g > 0), ratio, 1.0)
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.mul_(group["momentum"]).add_((p.grad + group["weight_decay"] * p) * scale)
-                p.sub_(momentum, alpha=group["lr"])
+            params = [p for p in group["params"] if p.grad is not None]
+            grads = [p.grad for p in params]
+            for p in params:
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            momenta = [self.state[p]["momentum"] for p in params]
+            w, g = (torch.stack(torch._foreach_norm(each)) for each in (params, grads))
+            ratio = group["trust"] * w / (g + group["weight_decay"] * w)
+            scale = torch.where((w > 0) & (g > 0), ratio, 1.0)
+            steps = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            torch._foreach_mul_(steps, list(scale.unbind()))
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, steps)
+            torch._foreach_sub_(params, torch._foreach_mul(momenta, group["lr"]))

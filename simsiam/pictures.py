@@ -54,7 +54,10 @@ class Pictures:
 
     def decode(self, i: int) -> Any:
         """Picture i as a decoded RGB PIL image. Raises DataError naming the file, and the row where there is one."""
-        picture = self.open(i)
+        return self.convert(i, self.open(i))
+
+    def convert(self, i: int, picture: Any) -> Any:
+        """`decode` of picture i that is open already."""
         if picture.mode.startswith(("I", "F")):
             raise self.corrupt(i, ValueError(f"mode {picture.mode} has more than 8 bits a channel"))
         try:

@@ -16,12 +16,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from simsiam import checkpoint, distributed, monitor, objective, optim, randomness, views
 from simsiam.checkpoint import Keeper
-from simsiam.config import Config, Runtime
-from simsiam.loader import Images, Request
+from simsiam.config import COMPILED, EAGER, Config, Runtime
+from simsiam.graph import Graphed
+from simsiam.loader import Chunk, Images, chunks, upload
 from simsiam.model import SimSiam
+from simsiam.precision import WEIGHTS, arithmetic
 from simsiam.protocols import PROTOCOLS
 
-Line = dict[str, Any]  # one epoch: epoch, loss, z_std, effective_rank, knn_top1, lr, seconds, images_per_second
+# One epoch: epoch, loss, z_std, effective_rank, knn_top1, lr, seconds, eval_seconds, images_per_second. z_std to
+# knn_top1 are None where it was not evaluated.
+Line = dict[str, Any]
 
 
 @dataclass
@@ -47,11 +51,11 @@ class Progress:
 
 def train_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, config: Config) -> Tensor:
     """One step of Algorithm 1 on this worker's share of a batch, views x (V, b, 3, H, W) -> the mean loss, ()."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+    with arithmetic(config.precision, x.device):
         p, z = model(x)  # h(f(x)) and f(x), V tensors of shape (b, d) each
-    loss = objective.loss(p, z, config).sum()
-    optimizer.zero_grad()
-    (loss * distributed.world_size() / config.batch_size).backward()  # workers' gradients are averaged
+        loss = objective.loss(p, z, config).sum()
+        optimizer.zero_grad()
+        (loss * distributed.world_size() / config.batch_size).backward()  # workers' gradients are averaged
     optimizer.step()
     return distributed.total(loss.detach()) / config.batch_size
 
@@ -72,7 +76,7 @@ def pretrain(
     run = _Run(config, runtime, train, test, keeper)
     run.resume()
     steps = run.steps_per_epoch
-    batches = train.stream(_requests(config, len(train), run.progress.step, steps))
+    batches = run.batches()
     while run.progress.step < config.epochs * steps and not run.diverged:
         run.epoch(batches)
         run.save(at_once=run.diverged or run.progress.step == config.epochs * steps)
@@ -86,9 +90,10 @@ class _Run:
     def __init__(self, config: Config, runtime: Runtime, train: Images, test: Images, keeper: Keeper) -> None:
         self.config, self.train, self.test, self.keeper = config, train, test, keeper
         self.device = torch.device(runtime.device)
-        dtype = torch.float64 if config.precision == "float64" else torch.float32
-        self.model = SimSiam(config).to(self.device, dtype)
-        self.dtype = dtype
+        self.dtype = WEIGHTS[config.precision]
+        self.model = SimSiam(config).to(self.device, self.dtype)
+        if self.device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parallel: torch.nn.Module = self.model
         if distributed.world_size() > 1:
             # DDP puts its buckets into another order after the first step, so a run that goes on adds up in another
@@ -98,9 +103,18 @@ class _Run:
                 self.model, broadcast_buffers=False, find_unused_parameters=self.device.type == "cpu"
             )
         self.optimizer = optim.optimizer(self.model, config)
+        optim.place_lr(self.optimizer, self.device)
         self.progress = Progress()
         self.steps_per_epoch = len(train) // config.batch_size
         self.protocol = PROTOCOLS[config.protocol]
+        self.train_on: Callable[..., Tensor] = self._step
+        self.augment = views.augment
+        if self.device.type == "cuda" and distributed.world_size() == 1:
+            if runtime.step == COMPILED:
+                self.model.f = torch.compile(self.model.f)  # type: ignore[method-assign]
+                self.augment = torch.compile(views.augment)
+            if runtime.step != EAGER:
+                self.train_on = Graphed(self._step)
 
     @property
     def diverged(self) -> bool:
@@ -111,6 +125,7 @@ class _Run:
         if state := self.keeper.resume():
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            optim.place_lr(self.optimizer, self.device)
             self.progress = Progress(**state["progress"])
         else:
             init = monitor.measure(self.model, self.train, self.test, self.protocol)
@@ -119,68 +134,80 @@ class _Run:
             # The list is the keeper's: where no step is left, the linear evaluation saves it.
             self.progress.workers.append((self.progress.step, distributed.world_size()))
 
-    def save(self, at_once: bool = False) -> None:
-        """A checkpoint, if it is time for one."""
-        parts = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": dataclasses.asdict(self.progress),
-        }
-        self.keeper.save(parts, at_once)
+    def save(self, of_epoch: Callable[[], dict[str, float]] = dict, at_once: bool = False) -> None:
+        """A checkpoint, if it is time for one. `of_epoch` says how far the epoch under way is."""
+        self.keeper.save(
+            lambda: {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": dataclasses.asdict(self.progress) | of_epoch(),
+            },
+            at_once,
+        )
 
-    def epoch(self, batches: Iterator[Tensor]) -> None:
+    def batches(self) -> Iterator[tuple[Tensor, ...]]:
+        """What each step from here on trains on: what was drawn for its views (V, b, D), and what its crops are of."""
+        config, first = self.config, self.progress.step
+        fetched = self.train.stream(chunk for _, chunk in _chunks(config, len(self.train), first, self.steps_per_epoch))
+        for epoch, chunk in _chunks(config, len(self.train), first, self.steps_per_epoch):
+            drawn = np.stack([views.draw(config, epoch, chunk.ids, view) for view in range(config.views)])
+            for each in chunk.split(upload(drawn, self.device), 1):
+                yield each, *next(fetched)
+
+    def _step(self, drawn: Tensor, *fetched: Tensor) -> Tensor:
+        """Views of one batch, and a step on them -> the mean loss, ()."""
+        crops = self.train.crops(fetched)
+        x = torch.stack([self.augment(*each, self.config) for each in zip(crops, drawn, strict=True)])
+        return train_step(self.parallel, self.optimizer, x.to(self.dtype), self.config)
+
+    def epoch(self, batches: Iterator[tuple[Tensor, ...]]) -> None:
         """The rest of the epoch under way, and its line of the curve."""
-        config, progress, steps = self.config, self.progress, self.steps_per_epoch
+        progress, steps = self.progress, self.steps_per_epoch
         epoch = progress.step // steps
-        order, part = _order(config, len(self.train), epoch), distributed.share(config.batch_size)
         losses = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
         begun = time.monotonic() - progress.train_seconds
         self.model.train()
         while progress.step < (epoch + 1) * steps:
             step = progress.step % steps
-            ids = order[step * config.batch_size :][part]
-            crops = next(batches)  # (V, b, 3, H, W)
-            x = torch.stack([views.augment(crop, config, epoch, ids, view) for view, crop in enumerate(crops)])
-            optim.set_lr(self.optimizer, config, progress.step / steps)
-            losses += train_step(self.parallel, self.optimizer, x.to(self.dtype), config)
+            optim.set_lr(self.optimizer, self.config, progress.step / steps)
+            losses.add_(self.train_on(*next(batches)))
             progress.step += 1
             if step % checkpoint.EVERY == checkpoint.EVERY - 1 and step != steps - 1:
-                progress.loss_sum, progress.train_seconds = float(losses), time.monotonic() - begun
-                self.save()
+                self.save(lambda: {"loss_sum": float(losses), "train_seconds": time.monotonic() - begun})
         loss, seconds = float(losses) / steps, time.monotonic() - begun
         progress.loss_sum = progress.train_seconds = 0.0
         progress.curve.append(self._line(epoch + 1, loss, seconds))
 
     def _line(self, epoch: int, loss: float, seconds: float) -> Line:
-        finite = math.isfinite(loss)
-        measured = (
-            monitor.measure(self.model, self.train, self.test, self.protocol)
-            if finite
-            else dict.fromkeys(("z_std", "effective_rank", "knn_top1"), math.nan)
-        )
+        begun = time.monotonic()
+        every = self.config.eval_every
+        looked_at = every is None or epoch % every == 0 or epoch == self.config.epochs
+        measured: dict[str, float | None] = dict.fromkeys(("z_std", "effective_rank", "knn_top1"))
+        if not math.isfinite(loss):
+            measured = dict.fromkeys(measured, math.nan)
+        elif looked_at:
+            measured |= monitor.measure(self.model, self.train, self.test, self.protocol)
         return {
             "epoch": epoch,
             "loss": loss,
             **measured,
             "lr": optim.lr(self.config, "encoder", epoch - 1),
             "seconds": seconds,
+            "eval_seconds": time.monotonic() - begun,
             "images_per_second": self.steps_per_epoch * self.config.batch_size / seconds,
         }
 
 
-def _order(config: Config, images: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The sample ids of an epoch in the order of training."""
-    return randomness.permutation(images, "order", config.seed, epoch)
-
-
-def _requests(config: Config, images: int, first: int, steps: int) -> Iterator[Request]:
-    """This worker's share of every batch from step `first` to the end, with the crop of each view.
+def _chunks(config: Config, images: int, first: int, steps: int) -> Iterator[tuple[int, Chunk]]:
+    """An epoch and this worker's share of batches of it, from step `first` to the end, with the crop of each view.
 
     The last incomplete batch of an epoch is dropped.
     """
-    part = distributed.share(config.batch_size)
+    part, size = distributed.share(config.batch_size), config.batch_size
     for epoch in range(first // steps, config.epochs):
-        order = _order(config, images, epoch)
+        order = randomness.permutation(images, "order", config.seed, epoch)
+        begin = first % steps if epoch == first // steps else 0
+        batches = [order[step * size :][part] for step in range(begin, steps)]
         crops = [views.RandomCrop(config.seed, epoch, view, config.crop_min_area) for view in range(config.views)]
-        for step in range(first - epoch * steps if epoch == first // steps else 0, steps):
-            yield order[step * config.batch_size :][part], crops
+        for chunk in chunks(batches, crops):
+            yield epoch, chunk

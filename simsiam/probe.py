@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from simsiam import checkpoint, distributed, monitor, optim, randomness, views
 from simsiam.checkpoint import Keeper
-from simsiam.loader import Images, Request
+from simsiam.loader import Chunk, Images, chunks, upload
 from simsiam.model import SimSiam
 from simsiam.protocols import Protocol
 
@@ -27,11 +27,10 @@ def linear_top1(model: SimSiam, train: Images, test: Images, protocol: Protocol,
     A classifier trained on crops is part of the run's checkpoint, and gone on from.
     """
     # eval: a frozen network must not move its BN statistics while the classifier trains.
-    dtype = next(model.parameters()).dtype
     model.eval().requires_grad_(False)
 
     def backbone(x: Tensor) -> Tensor:
-        return model.backbone(x.to(dtype)).float()
+        return model.features(x).float()
 
     features, wanted = map(distributed.gather, monitor.embed(backbone, test, protocol.crop))
     if protocol.probe_optimizer == "lbfgs":
@@ -73,21 +72,14 @@ def _train_on_crops(
     classifier = _classifier(features, train.labels).to(train.labels.device)
     batch = min(_given(protocol.probe_batch), len(ids))
     lr = _given(protocol.probe_lr) * batch / 256
-    kind = {"sgd": torch.optim.SGD, "lars": optim.LARS}[protocol.probe_optimizer]
-    optimizer = kind(classifier.parameters(), lr=lr, momentum=0.9)
+    optimizer = optim.sgd_or_lars(protocol.probe_optimizer)(classifier.parameters(), lr=lr, momentum=0.9)
     steps, first = len(ids) // batch, 0
     if state := keeper.part("probe"):
         first = state["step"]
         classifier.load_state_dict(state["classifier"])
         optimizer.load_state_dict(state["optimizer"])
-    pixels = train.stream(_requests(ids, batch, protocol.probe_epochs, seed, first))
-    for number, (chosen, _) in enumerate(_requests(ids, batch, protocol.probe_epochs, seed, first), first):
-        flip = torch.from_numpy(randomness.uniform("probe flip", seed, number // steps, chosen) < 0.5)
-        crop = next(pixels)[0]
-        crop = torch.where(flip.to(crop.device).view(-1, 1, 1, 1), crop.flip(-1), crop)
-        with torch.no_grad():
-            z = backbone(views.normalise(crop))
-        wanted = train.labels[torch.from_numpy(chosen).to(crop.device)]
+    for number, (crop, flip, wanted) in enumerate(_crops(ids, batch, train, protocol.probe_epochs, seed, first), first):
+        z = backbone(views.normalise(torch.where(flip.view(-1, 1, 1, 1), crop.flip(-1), crop)))
         for group in optimizer.param_groups:
             group["lr"] = lr * optim.cosine(number / (steps * protocol.probe_epochs))
         optimizer.zero_grad()
@@ -97,18 +89,32 @@ def _train_on_crops(
         optimizer.step()
         if number % checkpoint.EVERY == checkpoint.EVERY - 1:
             state = {"step": number + 1, "classifier": classifier.state_dict(), "optimizer": optimizer.state_dict()}
-            keeper.save({"probe": state})
+            keeper.save(lambda state=state: {"probe": state})  # type: ignore[misc]
     return classifier
 
 
-def _requests(ids: views.Ids, batch: int, epochs: int, seed: int, first: int) -> Iterator[Request]:
-    """This worker's share of each full batch of the labelled pictures from step `first` on, and one crop of each."""
+def _crops(
+    ids: views.Ids, batch: int, train: Images, epochs: int, seed: int, first: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """This worker's share of each batch from step `first` on: crops uint8 (b, 3, S, S), flips (b,), labels (b,)."""
+    device = train.labels.device
+    fetched = train.stream(chunk for _, chunk in _chunks(ids, batch, epochs, seed, first))
+    for epoch, chunk in _chunks(ids, batch, epochs, seed, first):
+        flips = upload(randomness.uniform("probe flip", seed, epoch, chunk.ids) < 0.5, device)
+        wanted = train.labels[upload(chunk.ids, device)]
+        for flip, labels in zip(chunk.split(flips), chunk.split(wanted), strict=True):
+            yield train.crops(next(fetched))[0], flip, labels
+
+
+def _chunks(ids: views.Ids, batch: int, epochs: int, seed: int, first: int) -> Iterator[tuple[int, Chunk]]:
+    """An epoch and batches of it, full ones of the labelled pictures, from step `first` on; one crop of each."""
     part, steps = distributed.share(batch), len(ids) // batch
     for epoch in range(first // steps, epochs):
         order = ids[randomness.permutation(len(ids), "probe order", seed, epoch)]
-        crop = views.RandomCrop(seed, epoch, _VIEW, _MIN_AREA)
-        for step in range(first % steps if epoch == first // steps else 0, steps):
-            yield order[step * batch :][part], [crop]
+        begin = first % steps if epoch == first // steps else 0
+        batches = [order[step * batch :][part] for step in range(begin, steps)]
+        for chunk in chunks(batches, [views.RandomCrop(seed, epoch, _VIEW, _MIN_AREA)]):
+            yield epoch, chunk
 
 
 def _classifier(features: int, labels: Tensor) -> nn.Linear:

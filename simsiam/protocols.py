@@ -60,6 +60,8 @@ PROTOCOLS: dict[str, Protocol] = {
         probe_batch=256,
         probe_epochs=100,
     ),
+    # Ours: the same neighbours, and the probe of "small".
+    "cifar-short": Protocol(knn_k=200, knn_temperature=0.1, probe_optimizer="lbfgs", probe_l2=1e-3, probe_epochs=200),
     # Ours, for small data: few neighbours, and a probe that has no learning rate to tune.
     "small": Protocol(knn_k=20, knn_temperature=0.1, probe_optimizer="lbfgs", probe_l2=1e-3, probe_epochs=200),
 }

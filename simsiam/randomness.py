@@ -13,9 +13,12 @@ import numpy.typing as npt
 Word = int | str | npt.NDArray[np.integer]
 
 
-def bits(*words: Word) -> npt.NDArray[np.uint64]:
-    """64 random bits for each element of the words broadcast together (at least one dimension)."""
-    state = np.zeros(1, np.uint64)
+def bits(*words: Word, after: npt.NDArray[np.uint64] | None = None) -> npt.NDArray[np.uint64]:
+    """64 random bits for each element of the words broadcast together (at least one dimension).
+
+    `bits(a, b, c)` is `bits(c, after=bits(a, b))`: what many draws have in common is folded once.
+    """
+    state = np.zeros(1, np.uint64) if after is None else after
     for word in words:
         if isinstance(word, str):
             word = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
@@ -23,9 +26,9 @@ def bits(*words: Word) -> npt.NDArray[np.uint64]:
     return state
 
 
-def uniform(*words: Word) -> npt.NDArray[np.float64]:
+def uniform(*words: Word, after: npt.NDArray[np.uint64] | None = None) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1), as `bits`."""
-    return (bits(*words) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (bits(*words, after=after) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(n: int, *words: Word) -> npt.NDArray[np.int64]:
@@ -36,6 +39,9 @@ def permutation(n: int, *words: Word) -> npt.NDArray[np.int64]:
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """One output of the SplitMix64 generator at state x (Steele, Lea & Flood 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x

@@ -39,6 +39,18 @@ CIFAR10: dict[str, Any] = dict(
     protocol="cifar",
 )
 
+# Ours: App. D cut to a trial of under a minute on a GPU. Half the width, a quarter of d, a sixteenth of the epochs,
+# and a probe that converges by itself.
+CIFAR10_SHORT: dict[str, Any] = CIFAR10 | dict(
+    width=32,
+    dim=512,
+    projector_hidden=512,
+    predictor_hidden=128,
+    epochs=50,
+    precision="bfloat16",
+    protocol="cifar-short",
+)
+
 # Not in the paper; settings in the range of the public benchmarks on Imagenette (ResNet-18, 128 px, batch 256).
 IMAGENETTE: dict[str, Any] = IMAGENET | dict(
     image_size=128,
@@ -79,6 +91,7 @@ DIGITS: dict[str, Any] = dict(
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": DIGITS,
     "cifar10": CIFAR10,
+    "cifar10_short": CIFAR10_SHORT,
     "flowers": FLOWERS,
     "imagenette": IMAGENETTE,
     "imagenet": IMAGENET,

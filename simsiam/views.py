@@ -1,12 +1,15 @@
 """Two views of a batch as a pure function of (seed, epoch, sample, view): App. A's augmentations, batched.
 
-Every parameter is drawn on the host from the hash in randomness.py; the pixels are computed where the batch is.
+Every parameter is drawn on the host from the hash in randomness.py, for many pictures at once; the pixels are computed
+where the batch is, without another word from the host.
 torchvision applies the four parts of its colour jitter in a random order; here the order is fixed: brightness,
 contrast, saturation, hue. The rest is as in torchvision, image by image.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +23,9 @@ from simsiam.config import Config
 
 Ids = npt.NDArray[np.integer]  # (B,) sample ids: rows of the training set
 Boxes = npt.NDArray[np.int64]  # (B, 4) top, left, height, width in pixels
+
+# The columns of what `draw` draws for each picture of a view. An event is 1 or 0, whether it happens.
+DRAWN = ("jitter", "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "sigma", "flip")
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for every data set
 STD = (0.229, 0.224, 0.225)
@@ -40,19 +46,32 @@ class RandomCrop:
     def boxes(self, ids: Ids, sizes: npt.NDArray[np.integer]) -> Boxes:
         """Pictures of `sizes` (B, 2), height and width in pixels -> their crop boxes."""
         height, width = sizes[:, 0].astype(np.float64), sizes[:, 1].astype(np.float64)
-        area = (height * width)[:, None] * (self.min_area + (1 - self.min_area) * self._draw(ids, "area"))
-        low, high = np.log(3 / 4), np.log(4 / 3)
-        ratio = np.exp(low + (high - low) * self._draw(ids, "ratio"))
-        w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))  # (B, tries)
-        fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
-        first = fits.argmax(1)[:, None]
-        w, h = (np.take_along_axis(side, first, 1)[:, 0] for side in (w, h))
-        top, left = self._draw(ids, "top")[:, 0], self._draw(ids, "left")[:, 0]
-        box = np.stack([np.floor(top * (height - h + 1)), np.floor(left * (width - w + 1)), h, w], 1)
-        return np.where(fits.any(1)[:, None], box, _widest(height, width)).astype(np.int64)
+        picture = randomness.bits("crop", self.seed, self.epoch, ids, self.view)  # (B,)
+        chosen = _widest(height, width)  # (B, 4) as floats
+        left = np.arange(len(ids))  # the rows that no try has fitted yet
+        for number in range(_TRIES):
+            w, h = self._sides(picture[left], number, height[left] * width[left])
+            fits = (w > 0) & (w <= width[left]) & (h > 0) & (h <= height[left])
+            chosen[left[fits], 2:] = np.stack([h, w], 1)[fits]
+            left = left[~fits]
+            if not len(left):
+                break
+        placed = np.ones(len(ids), bool)
+        placed[left] = False
+        top, side = (randomness.uniform(name, 0, after=picture) for name in ("top", "left"))
+        h, w = chosen[:, 2], chosen[:, 3]
+        corner = np.stack([np.floor(top * (height - h + 1)), np.floor(side * (width - w + 1))], 1)
+        chosen[placed, :2] = corner[placed]
+        return chosen.astype(np.int64)
 
-    def _draw(self, ids: Ids, parameter: str) -> npt.NDArray[np.float64]:
-        return randomness.uniform("crop", self.seed, self.epoch, ids[:, None], self.view, parameter, np.arange(_TRIES))
+    def _sides(
+        self, picture: npt.NDArray[np.uint64], number: int, area: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Width and height that try `number` gives, for pictures of `area` pixels."""
+        area = area * (self.min_area + (1 - self.min_area) * randomness.uniform("area", number, after=picture))
+        low, high = np.log(3 / 4), np.log(4 / 3)
+        ratio = np.exp(low + (high - low) * randomness.uniform("ratio", number, after=picture))
+        return np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
 
 
 @dataclass(frozen=True)
@@ -69,35 +88,67 @@ class CenterCrop:
 Crop = RandomCrop | CenterCrop
 
 
-def resized_crop(pixels: Tensor, boxes: Boxes, size: int) -> Tensor:
-    """Crops of uint8 pictures (B, 3, H, W), bilinear, antialiased as torchvision's -> uint8 (B, 3, size, size)."""
-    box = torch.from_numpy(boxes).to(pixels.device, torch.float32)
+def draw(config: Config, epoch: int, ids: Ids, view: int) -> npt.NDArray[np.float32]:
+    """The numbers behind a view of each picture, (B, len(DRAWN)); 0 where the Config has no use for one."""
+    picture = randomness.bits("view", config.seed, epoch, ids, view)
+    ranges = {
+        "brightness": (1 - config.brightness, 1 + config.brightness) if config.brightness else None,
+        "contrast": (1 - config.contrast, 1 + config.contrast) if config.contrast else None,
+        "saturation": (1 - config.saturation, 1 + config.saturation) if config.saturation else None,
+        "hue": (-config.hue, config.hue) if config.hue else None,
+        "sigma": SIGMA if config.blur_p else None,
+    }
+    chances = {name: getattr(config, f"{name}_p") for name in ("jitter", "grayscale", "blur", "flip")}
+    drawn = np.zeros((len(ids), len(DRAWN)), np.float32)
+    for column, name in enumerate(DRAWN):
+        if p := chances.get(name):
+            drawn[:, column] = randomness.uniform(name, after=picture) < p  # before rounding, which could make it 1
+        elif bounds := ranges.get(name):
+            low, high = bounds
+            drawn[:, column] = low + (high - low) * randomness.uniform(name, after=picture)
+    return drawn
+
+
+def resized_crop(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Crops of uint8 pictures (B, 3, H, W), bilinear, antialiased as torchvision's -> uint8 (B, 3, size, size).
+
+    `boxes` (B, 4) lie where the pictures lie. A product of matrices: not for an autocast or TF32 region.
+    """
+    box = boxes.float()
     rows = _triangle(box[:, 0], box[:, 2], pixels.shape[2], size)[:, None]  # (B, 1, size, H)
     columns = _triangle(box[:, 1], box[:, 3], pixels.shape[3], size)[:, None]
     return (rows @ pixels.float() @ columns.transpose(2, 3)).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def augment(pixels: Tensor, config: Config, epoch: int, ids: Ids, view: int) -> Tensor:
-    """Cropped uint8 pictures (B, 3, S, S) -> a view: float32, normalised.
+def augment(pixels: Tensor, drawn: Tensor, config: Config) -> Tensor:
+    """Cropped uint8 pictures (B, 3, S, S) and what was drawn for them (B, len(DRAWN)) -> a view: float32, normalised.
 
     Jitter, grayscale, blur and flip, in the order of the released code (App. A).
     """
-    draw = _Draw(("view", config.seed, epoch, ids, view), pixels.device)
+    number = dict(zip(DRAWN, drawn.view(len(pixels), -1, 1, 1, 1).unbind(1), strict=True))  # (B, 1, 1, 1) each
+    happens = {name: number[name] > 0 for name in ("jitter", "grayscale", "blur", "flip")}
     x = pixels.float() / 255
-    x = torch.where(draw.chance("jitter", config.jitter_p), _jitter(x, config, draw), x)
-    x = torch.where(draw.chance("grayscale", config.grayscale_p), _gray(x).expand_as(x), x)
+    if config.jitter_p:
+        x = torch.where(happens["jitter"], _jitter(x, config, number), x)
+    if config.grayscale_p:
+        x = torch.where(happens["grayscale"], _gray(x).expand_as(x), x)
     if config.blur_p:
-        sigma = draw.between("sigma", *SIGMA)
-        x = torch.where(draw.chance("blur", config.blur_p), blur(x, sigma.flatten()), x)
-    x = torch.where(draw.chance("flip", config.flip_p), x.flip(-1), x)
+        x = torch.where(happens["blur"], blur(x, number["sigma"].flatten()), x)
+    if config.flip_p:
+        x = torch.where(happens["flip"], x.flip(-1), x)
     return normalise(x)
 
 
 def normalise(x: Tensor) -> Tensor:
     """Pictures in [0, 1], or uint8, of shape (B, 3, H, W) -> float32 with the mean and std the network sees."""
     x = x.float() / 255 if x.dtype == torch.uint8 else x
-    mean, std = (torch.tensor(value, device=x.device).view(1, 3, 1, 1) for value in (MEAN, STD))
-    return (x - mean) / std
+    return (x - constant(MEAN, x.device)) / constant(STD, x.device)
+
+
+@functools.cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One number a channel, (1, 3, 1, 1): on the device since it was asked for first."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
@@ -122,7 +173,7 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
     sector = torch.where(value == r, (g - b) / safe, torch.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4))
     hue = (sector + 6 * shift[:, 0]) % 6
     # Each channel of the hexagonal model is the same ramp at another angle.
-    k = (torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1) + hue[:, None]) % 6
+    k = (constant((5.0, 3.0, 1.0), x.device) + hue[:, None]) % 6
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
@@ -138,33 +189,16 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
     return sum(kernel[:, k] * x[..., k : k + width] for k in range(len(offsets)))  # type: ignore[return-value]
 
 
-@dataclass
-class _Draw:
-    """Parameters of shape (B, 1, 1, 1) on the device, each named."""
-
-    words: tuple[randomness.Word, ...]
-    device: torch.device
-
-    def between(self, parameter: str, low: float, high: float) -> Tensor:
-        values = low + (high - low) * randomness.uniform(*self.words, parameter)
-        return torch.from_numpy(values).to(self.device, torch.float32).view(-1, 1, 1, 1)
-
-    def chance(self, parameter: str, p: float) -> Tensor:
-        happens = randomness.uniform(*self.words, parameter) < p  # before rounding, which could make a draw 1
-        return torch.from_numpy(happens).to(self.device).view(-1, 1, 1, 1)
-
-
-def _jitter(x: Tensor, config: Config, draw: _Draw) -> Tensor:
-    if not config.jitter_p:
-        return x
-    for name, strength, adjust in (
-        ("brightness", config.brightness, adjust_brightness),
-        ("contrast", config.contrast, adjust_contrast),
-        ("saturation", config.saturation, adjust_saturation),
+def _jitter(x: Tensor, config: Config, number: Mapping[str, Tensor]) -> Tensor:
+    for name, adjust in (
+        ("brightness", adjust_brightness),
+        ("contrast", adjust_contrast),
+        ("saturation", adjust_saturation),
+        ("hue", adjust_hue),
     ):
-        if strength:
-            x = adjust(x, draw.between(name, 1 - strength, 1 + strength))
-    return adjust_hue(x, draw.between("hue", -config.hue, config.hue)) if config.hue else x
+        if getattr(config, name):
+            x = adjust(x, number[name])
+    return x
 
 
 def _gray(x: Tensor) -> Tensor:

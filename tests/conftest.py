@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,8 +11,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from simsiam.config import Config
-from simsiam.loader import InMemory
+from simsiam.loader import Chunk, Ids, Images, InMemory
 from simsiam.recipes import RECIPES
+from simsiam.views import Crop
 
 # A busy machine is no failure: hypothesis measures no time.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -42,6 +43,12 @@ def random_images(n: int, *, seed: int, size: int = 16, pixels: int = 8, classes
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randint(0, 256, (n, 3, pixels, pixels), dtype=torch.uint8, generator=generator)
     return InMemory(noise, torch.arange(n) % classes, size)
+
+
+def batch(images: Images, ids: Ids, crops: Sequence[Crop]) -> torch.Tensor:
+    """V crops of each picture -> uint8 (V, b, 3, size, size)."""
+    (fetched,) = images.stream([Chunk([ids], crops)])
+    return images.crops(fetched)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -48,6 +48,6 @@ def test_time_of_all_workers_counts_as_many_as_there_were(monkeypatch: pytest.Mo
         keeper = tiny.keeper(place=place)
         keeper.resume()
         now[0] += 10
-        keeper.save({}, at_once=True)
+        keeper.save(dict, at_once=True)
         now[0] += lost  # it dies, and this is done again
     assert keeper.seconds == {"wall": 20, "workers": 50}

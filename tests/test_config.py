@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from conftest import digits
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -173,3 +174,11 @@ def test_overrides_read_the_same_in_any_order() -> None:
         "similarity=cosine stop_gradient=false train_images=null"
     )
     assert configs.canonical({}) == ""
+
+
+def test_evaluating_every_epoch_is_what_it_was_and_has_one_spelling() -> None:
+    plain = digits()
+    assert fingerprint(digits(eval_every=1)) == fingerprint(plain)
+    assert digits(eval_every=1000) == digits(eval_every=plain.epochs)
+    assert digits(eval_every=7, epochs=1) == digits(epochs=1)
+    assert fingerprint(digits(eval_every=2)) != fingerprint(plain)

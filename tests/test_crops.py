@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import digits
+from conftest import batch, digits
 from PIL import Image
 from scipy import stats
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
@@ -171,7 +171,7 @@ def some_boxes(n: int, height: int, width: int) -> views.Boxes:
 def test_resized_crop_is_torchvisions(height: int, width: int, size: int) -> None:
     n = 16
     pixels, boxes = pictures(n, height, width), some_boxes(n, height, width)
-    got = views.resized_crop(pixels, boxes, size)
+    got = views.resized_crop(pixels, torch.from_numpy(boxes), size)
     assert got.dtype == torch.uint8
     assert got.shape == (n, 3, size, size)
     for i, (top, left, h, w) in enumerate(boxes.tolist()):
@@ -187,7 +187,7 @@ def test_resized_crop_is_torchvisions(height: int, width: int, size: int) -> Non
 def test_resized_crop_is_pils(height: int, width: int, size: int) -> None:
     n = 16
     pixels, boxes = pictures(n, height, width), some_boxes(n, height, width)
-    got = views.resized_crop(pixels, boxes, size)
+    got = views.resized_crop(pixels, torch.from_numpy(boxes), size)
     for i, (top, left, h, w) in enumerate(boxes.tolist()):
         piece = Image.fromarray(pixels[i].permute(1, 2, 0).numpy()).crop((left, top, left + w, top + h))
         theirs = torch.from_numpy(np.array(piece.resize((size, size), Image.Resampling.BILINEAR)))
@@ -197,7 +197,7 @@ def test_resized_crop_is_pils(height: int, width: int, size: int) -> None:
 
 def test_whole_picture_at_its_own_size_is_itself() -> None:
     pixels = pictures(4, 24, 24)
-    assert torch.equal(views.resized_crop(pixels, np.tile([[0, 0, 24, 24]], (4, 1)), 24), pixels)
+    assert torch.equal(views.resized_crop(pixels, torch.tensor([[0, 0, 24, 24]] * 4), 24), pixels)
 
 
 def test_crops_are_the_same_bits_in_any_batch() -> None:
@@ -205,8 +205,8 @@ def test_crops_are_the_same_bits_in_any_batch() -> None:
     for height, width, size in ((8, 8, 16), (96, 96, 64), (33, 47, 24)):
         images = InMemory(pictures(40, height, width), torch.zeros(40, dtype=torch.int64), size)
         crops = [crop(config.crop_min_area, view=view) for view in (0, 1)]
-        whole = images.batch(ids, crops)
+        whole = batch(images, ids, crops)
         order = np.random.default_rng(0).permutation(40)
-        assert torch.equal(images.batch(ids[order], crops), whole[:, torch.from_numpy(order)])
+        assert torch.equal(batch(images, ids[order], crops), whole[:, torch.from_numpy(order)])
         for part in (slice(0, 1), slice(17, 18), slice(3, 8)):
-            assert torch.equal(images.batch(ids[part], crops), whole[:, part])
+            assert torch.equal(batch(images, ids[part], crops), whole[:, part])

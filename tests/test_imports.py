@@ -19,7 +19,7 @@ ARROWS = {
     "request": {"table"},
     "launch": {"launch", "files", "placement", "provenance", "trial", "store", "progress", "table"},
     "placement": {"table"},
-    "launch_local": {"trial", "store", "progress", "table"},
+    "launch_local": {"placement", "trial", "store", "progress", "table"},
     "launch_jobs": {"launch_local", "trial", "provenance", "store", "progress", "table"},
     "progress": {"table"},
     "report": {"progress", "provenance", "store", "table", "verdict"},

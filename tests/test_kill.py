@@ -38,7 +38,16 @@ def command(*more: str, **fields: Any) -> list[str]:
 BOTH_ROWS, STEPS = command(epochs=3), 24
 ONE_ROW, CLOCK = command("--rows", "with"), 3  # a checkpoint within each epoch, and at its end
 
-CLOCKS = {"seconds", "train_seconds", "images_per_second", "wall_seconds", "device_seconds", "started", "ended"}
+CLOCKS = {
+    "seconds",
+    "train_seconds",
+    "eval_seconds",
+    "images_per_second",
+    "wall_seconds",
+    "device_seconds",
+    "started",
+    "ended",
+}
 
 
 # The process that forks, and what its children do. A child passes moments: before and after a step of training, within,

@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.timeout(600),  # Ray starts its processes with a low priority: slow beside other work
 ]
 
-CLOCK = ["wall_seconds", "device_seconds", "price", "images_per_second", "started", "ended"]
+CLOCK = ["wall_seconds", "device_seconds", "price", "eval_seconds", "images_per_second", "started", "ended"]
 HOW = ["workers", "workers_by_step", "threads"]
 
 

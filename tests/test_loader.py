@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import digits
+from conftest import batch, digits
 from pictures import encoded, picture
 from PIL import Image
 
 from simsiam import data, loader, views
 from simsiam.config import Config, Runtime
 from simsiam.data import DataError, Source
-from simsiam.loader import InMemory, Request, Streamed
+from simsiam.loader import Chunk, Images, InMemory, Streamed
 
 SIZE = 16
 CROPS = [views.RandomCrop(0, 2, 0, 0.2), views.RandomCrop(0, 2, 1, 0.2), views.CenterCrop(0.8)]
@@ -57,8 +57,13 @@ def streamed(source: Source, processes: int = 0) -> Streamed:
     return Streamed(reader, device=torch.device("cpu"), processes=processes)
 
 
-def requests() -> list[Request]:
-    return [(np.array(ids), CROPS) for ids in ([3, 1, 4], [0], [5, 2, 3, 3])]
+BATCHES = [np.array(ids) for ids in ([3, 1, 4], [0], [5, 2, 3, 3])]
+
+
+def crops_of(images: Images) -> list[torch.Tensor]:
+    """Of BATCHES, the first two in one chunk."""
+    fetched = images.stream([Chunk(BATCHES[:2], CROPS), Chunk(BATCHES[2:], CROPS)])
+    return [images.crops(each) for each in fetched]
 
 
 def test_pictures_of_one_size_are_held_in_memory(tmp_path: Path) -> None:
@@ -94,21 +99,19 @@ def test_both_give_the_same_crops(tmp_path: Path) -> None:
     source = write(tmp_path, [(40, 30)] * 6)
     held, _ = load(source, config(source), Runtime())
     assert isinstance(held, InMemory)
-    for (ids, crops), one, two in zip(
-        requests(), held.stream(requests()), streamed(source).stream(requests()), strict=True
-    ):
+    for ids, one, two in zip(BATCHES, crops_of(held), crops_of(streamed(source)), strict=True):
         assert one.dtype == two.dtype == torch.uint8
         assert one.shape == two.shape == (3, len(ids), 3, SIZE, SIZE)
         # PIL rounds to bytes between its two passes.
         assert (one.int() - two.int()).abs().max() <= 2
-        for images, batch in ((held, one), (streamed(source), two)):
-            assert torch.equal(images.batch(ids, crops), batch)
+        for images, crops in ((held, one), (streamed(source), two)):
+            assert torch.equal(batch(images, ids, CROPS), crops)
 
 
 def test_streamed_crops_are_pils(tmp_path: Path) -> None:
     sizes = [(20, 30), (64, 33), (16, 16), (100, 20), (9, 9), (50, 50)]
     source = write(tmp_path, sizes)
-    for (ids, _), batch in zip(requests(), streamed(source).stream(requests()), strict=True):
+    for ids, crops in zip(BATCHES, crops_of(streamed(source)), strict=True):
         for b, i in enumerate(ids):
             image = Image.fromarray(picture(int(i), *sizes[i]))
             for v, crop in enumerate(CROPS):
@@ -116,30 +119,30 @@ def test_streamed_crops_are_pils(tmp_path: Path) -> None:
                 box = (left, top, left + width, top + height)
                 # The crop first: a box given to `resize` would look beyond its edge.
                 expected = image.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-                assert np.array_equal(batch[v, b].permute(1, 2, 0).numpy(), np.asarray(expected))
+                assert np.array_equal(crops[v, b].permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
 def test_loader_processes_give_the_same_bits(tmp_path: Path) -> None:
     source = write(tmp_path, [(20, 30), (64, 33), (16, 16), (100, 20), (9, 9), (50, 50)])
-    here, there = (list(streamed(source, processes).stream(requests())) for processes in (0, 2))
+    here, there = (crops_of(streamed(source, processes)) for processes in (0, 2))
     assert len(there) == 3
     assert all(torch.equal(one, two) for one, two in zip(here, there, strict=True))
 
 
 def test_a_broken_picture_is_named_when_it_is_reached(tmp_path: Path) -> None:
     source = write(tmp_path, [(20, 30), (64, 33)], broken=True)
-    batches = streamed(source).stream([(np.array(ids), CROPS) for ids in ([1, 0], [1, 2])])
+    batches = streamed(source).stream([Chunk([np.array(ids) for ids in ([1, 0], [1, 2])], CROPS)])
     next(batches)
     with pytest.raises(DataError, match=r"Corrupt image in .*train\.parquet, row 2"):
         next(batches)
 
 
-def test_requests_are_read_lazily(tmp_path: Path) -> None:
+def test_chunks_are_read_lazily(tmp_path: Path) -> None:
     source = write(tmp_path, [(20, 30)] * 6)
     images, _ = load(source, config(source), Runtime())
     for each in (images, streamed(source)):
-        endless = ((np.array([i % 6]), CROPS[:1]) for i in iter(int, 1))
-        assert next(each.stream(endless)).shape == (1, 1, 3, SIZE, SIZE)
+        endless = (Chunk([np.array([i % 6])], CROPS[:1]) for i in iter(int, 1))
+        assert each.crops(next(each.stream(endless))).shape == (1, 1, 3, SIZE, SIZE)
 
 
 def test_other_data_than_planned_are_refused(tmp_path: Path) -> None:
@@ -163,7 +166,7 @@ def test_fewer_training_pictures_are_streamed_with_their_labels(tmp_path: Path) 
     assert (len(train), len(test)) == (3, 2)
     assert train.labels.tolist() == part.labels.tolist()
     whole, number = streamed(source), int(part.labels[1])  # a picture's label is its row
-    assert torch.equal(train.batch(np.array([1]), CROPS[2:]), whole.batch(np.array([number]), CROPS[2:]))
+    assert torch.equal(batch(train, np.array([1]), CROPS[2:]), batch(whole, np.array([number]), CROPS[2:]))
 
 
 def test_decoded_pictures_are_shared_without_a_copy() -> None:
@@ -198,7 +201,7 @@ from simsiam import config, data, loader, recipes, views
 source = data.locate(sys.argv[1])
 of_flowers = config.Config(data=source.name, **recipes.FLOWERS)
 train, _ = loader.load(source, of_flowers, config.Runtime(loader_processes=2))
-stream = train.stream([(np.array([0]), [views.CenterCrop(1.0)])] * 50)
+stream = train.stream([loader.Chunk([np.array([0])] * 50, [views.CenterCrop(1.0)])])
 next(stream)
 print("reads", flush=True)
 time.sleep(300)

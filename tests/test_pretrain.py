@@ -31,7 +31,9 @@ def run(
 
 def science(curve: list[pretrain.Line]) -> list[dict[str, Any]]:
     """A curve without its clock."""
-    return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_second")} for line in curve]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "eval_seconds", "images_per_second")} for line in curve
+    ]
 
 
 def test_a_step_is_sgd_on_the_papers_loss() -> None:
@@ -58,20 +60,35 @@ def test_training_learns_and_its_curve_has_a_line_an_epoch(images: tuple[loader.
     assert progress.step == 4 * (300 // 128)
 
 
+def ids_of(config: Config, first: int) -> list[loader.Ids]:
+    """Of each batch of 350 pictures' epochs of 3 steps, from step `first` on."""
+    return [ids for _, chunk in pretrain._chunks(config, 350, first, 3) for ids in chunk.batches]
+
+
 def test_each_epoch_sees_full_batches_of_different_pictures_in_another_order() -> None:
     config = tiny.config(epochs=2, batch_size=100)
-    requests = [ids for ids, _ in pretrain._requests(config, 350, 0, 3)]
+    requests = ids_of(config, 0)
     assert [len(ids) for ids in requests] == [100] * 6
     first, second = np.concatenate(requests[:3]), np.concatenate(requests[3:])
     assert len(set(first)) == len(set(second)) == 300  # 50 are dropped
     assert not np.array_equal(first, second)
 
 
-def test_requests_go_on_from_a_step() -> None:
+def test_batches_go_on_from_a_step() -> None:
     config = tiny.config(epochs=3, batch_size=100)
-    whole = [ids.tolist() for ids, _ in pretrain._requests(config, 350, 0, 3)]
+    whole = [ids.tolist() for ids in ids_of(config, 0)]
     for first in range(10):
-        assert [ids.tolist() for ids, _ in pretrain._requests(config, 350, first, 3)] == whole[first:]
+        assert [ids.tolist() for ids in ids_of(config, first)] == whole[first:]
+
+
+def test_evaluated_every_third_epoch_it_is_so_after_the_last_too_and_trains_the_same(
+    images: tuple[loader.Images, loader.Images],
+) -> None:
+    names = ("z_std", "effective_rank", "knn_top1")
+    each, third = (run(tiny.config(epochs=4, eval_every=every), images)[1].curve for every in (None, 3))
+    for i, (one, other) in enumerate(zip(science(each), science(third), strict=True)):
+        expected = one if i in (2, 3) else one | dict.fromkeys(names)
+        assert other == expected
 
 
 @pytest.mark.parametrize("die_at", [1, 3, 4])
@@ -102,7 +119,7 @@ def test_other_workers_are_told_of_even_where_no_step_is_left(
     monkeypatch.setattr(pretrain.distributed, "agree", lambda decision, device: decision)
     keeper = tiny.keeper(config, place)
     pretrain.pretrain(config, Runtime(), *images, keeper=keeper, on_epoch=lambda line: None)
-    keeper.save({"probe": "the classifier"}, at_once=True)  # by the linear evaluation
+    keeper.save(lambda: {"probe": "the classifier"}, at_once=True)  # by the linear evaluation
     found = tiny.keeper(config, place)
     found.resume()
     assert found.part("progress")["workers"] == [(0, 1), (2, 3)]

@@ -63,7 +63,7 @@ def test_a_table_runs_once_and_a_deleted_trial_runs_again(
     assert run.main(command) == 0
     assert started[4:] == [gone]
     again = pd.read_parquet(tmp_path / "stop_gradient.parquet")
-    clock = ["wall_seconds", "device_seconds", "images_per_second", "started", "ended"]
+    clock = ["wall_seconds", "device_seconds", "eval_seconds", "images_per_second", "started", "ended"]
     pd.testing.assert_frame_equal(again.drop(columns=clock), first.drop(columns=clock))
     assert "| with    | 67.7" in capsys.readouterr().out
 

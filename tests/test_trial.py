@@ -11,6 +11,7 @@ from torch._utils import ExceptionWrapper
 
 from ablations import trial
 from simsiam import data
+from simsiam.config import Runtime
 from simsiam.data import DataError
 
 
@@ -47,6 +48,33 @@ def test_trials_of_one_data_set_share_it_once_for_each_size() -> None:
     assert all(decoded is not None for decoded in shared.values())
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_are_the_runtimes_whoever_starts_the_trial(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 - threads)
+    config, runtime = tiny.config(epochs=1), Runtime(threads=threads)
+    pictures = trial.shared(data.locate(None), [config])[config.train_images]
+    assert pictures is not None
+    result, _ = trial.run(config, runtime, pictures=pictures, place=tiny.Memory(), on_epoch=lambda line: None)
+    torch.set_num_threads(before)
+    assert result["threads"] == threads
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "CUDA error: out of memory",
+        "[Errno 12] Cannot allocate memory",
+    ],
+)
+def test_out_of_memory_is_known_by_all_its_names(text: str) -> None:
+    assert trial.out_of_memory(RuntimeError(text))
+    assert not trial.out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
 @pytest.mark.parametrize("memory", [16 << 30, 80 << 30])
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 1.0])
 def test_trials_side_by_side_fit_their_gpu_with_what_cuda_takes_for_each(
@@ -55,9 +83,7 @@ def test_trials_side_by_side_fit_their_gpu_with_what_cuda_takes_for_each(
     caps: list[float] = []
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=memory))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", caps.append)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    trial._set_up_gpu(fraction)
-    assert torch.backends.cudnn.allow_tf32 is False
+    trial._keep_to_its_share(fraction)
     if fraction == 1:
         assert not caps  # all of it
     else:
@@ -68,6 +94,5 @@ def test_trials_side_by_side_fit_their_gpu_with_what_cuda_takes_for_each(
 
 def test_a_share_of_a_gpu_that_holds_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=16 << 30))
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     with pytest.raises(ValueError, match=r"more than the 1 GiB that CUDA takes. Got 0.05 of 16.0 GiB"):
-        trial._set_up_gpu(0.05)
+        trial._keep_to_its_share(0.05)

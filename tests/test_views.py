@@ -23,6 +23,10 @@ ALL = dict(flip_p=0.5, jitter_p=0.8, brightness=0.4, contrast=0.4, saturation=0.
 OFF = dict(flip_p=0.0, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
 
 
+def augment(pixels: Tensor, config: Config, epoch: int, ids: views.Ids, view: int) -> Tensor:
+    return views.augment(pixels, torch.from_numpy(views.draw(config, epoch, ids, view)), config)
+
+
 def noise(n: int, size: int = 12, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
@@ -112,7 +116,7 @@ def test_a_view_is_torchvisions_functions_in_the_order_of_the_paper(
     changes: dict[str, float], seed: int, epoch: int, view: int
 ) -> None:
     config, ids, pixels = full(seed=seed, **changes), np.arange(100, 140), noise(40)
-    got = views.augment(pixels, config, epoch, ids, view)
+    got = augment(pixels, config, epoch, ids, view)
     assert got.dtype == torch.float32
     for row, i in enumerate(ids):
         expected = composed(pixels[row], config, epoch, int(i), view)
@@ -121,7 +125,7 @@ def test_a_view_is_torchvisions_functions_in_the_order_of_the_paper(
 
 def test_probability_zero_is_never() -> None:
     pixels, ids = noise(300), np.arange(300)
-    got = views.augment(pixels, only(), 0, ids, 0)
+    got = augment(pixels, only(), 0, ids, 0)
     torch.testing.assert_close(got, F.normalize(pixels.float() / 255, MEAN, STD), atol=1e-6, rtol=0)
 
 
@@ -130,7 +134,7 @@ def test_probability_one_is_always() -> None:
     plain = F.normalize(pixels.float() / 255, MEAN, STD)
 
     def changed(**changes: float) -> Tensor:
-        return views.augment(pixels, only(**changes), 0, ids, 0)
+        return augment(pixels, only(**changes), 0, ids, 0)
 
     torch.testing.assert_close(changed(flip_p=1.0), plain.flip(-1), atol=1e-6, rtol=0)
     gray = F.normalize(F.rgb_to_grayscale(pixels.float() / 255, 3), MEAN, STD)
@@ -156,9 +160,9 @@ EVENTS = {
 def test_each_event_is_as_frequent_as_asked(event: str) -> None:
     n = 5000
     pixels, ids = noise(n, size=6), np.arange(n)
-    plain = views.augment(pixels, only(), 0, ids, 0)
+    plain = augment(pixels, only(), 0, ids, 0)
     for view in (0, 1):
-        seen = int(differs(views.augment(pixels, only(**EVENTS[event]), 0, ids, view), plain).sum())
+        seen = int(differs(augment(pixels, only(**EVENTS[event]), 0, ids, view), plain).sum())
         p = EVENTS[event][f"{event}_p"]
         if event == "blur":
             p *= 1 - 0.1 / 1.9  # a sigma from 0.1 to about 0.2 changes nothing that is seen
@@ -168,9 +172,9 @@ def test_each_event_is_as_frequent_as_asked(event: str) -> None:
 def test_events_are_independent_of_each_other_and_of_the_other_view() -> None:
     n = 4000
     pixels, ids = noise(n, size=4), np.arange(n)
-    plain = views.augment(pixels, only(), 0, ids, 0)
+    plain = augment(pixels, only(), 0, ids, 0)
     seen = [
-        differs(views.augment(pixels, only(**{f"{name}_p": 0.5}), 0, ids, view), plain).double()
+        differs(augment(pixels, only(**{f"{name}_p": 0.5}), 0, ids, view), plain).double()
         for name in ("flip", "grayscale")
         for view in (0, 1)
     ]
@@ -181,7 +185,7 @@ def test_events_are_independent_of_each_other_and_of_the_other_view() -> None:
 def test_brightness_is_uniform_around_one() -> None:
     n = 3000
     pixels = torch.full((n, 3, 4, 4), 100, dtype=torch.uint8)
-    view = views.augment(pixels, only(jitter_p=1.0, brightness=0.4), 0, np.arange(n), 0)
+    view = augment(pixels, only(jitter_p=1.0, brightness=0.4), 0, np.arange(n), 0)
     factor = (view[:, 0, 0, 0] * STD[0] + MEAN[0]) / (100 / 255)
     assert stats.kstest(factor.numpy(), stats.uniform(0.6, 0.8).cdf).pvalue > 1e-3
 
@@ -189,7 +193,7 @@ def test_brightness_is_uniform_around_one() -> None:
 def test_hue_is_uniform_around_zero() -> None:
     n = 1000
     pixels = torch.tensor([0, 255, 0], dtype=torch.uint8).view(1, 3, 1, 1).expand(n, 3, 4, 4)
-    view = views.augment(pixels, only(jitter_p=1.0, hue=0.1), 0, np.arange(n), 0)
+    view = augment(pixels, only(jitter_p=1.0, hue=0.1), 0, np.arange(n), 0)
     rgb = view[:, :, 0, 0] * torch.tensor(STD) + torch.tensor(MEAN)
     turned = [colorsys.rgb_to_hsv(*colour)[0] - 1 / 3 for colour in rgb.tolist()]
     assert stats.kstest(turned, stats.uniform(-0.1, 0.2).cdf).pvalue > 1e-3
@@ -199,7 +203,7 @@ def test_sigma_of_the_blur_is_uniform() -> None:
     n = 2000
     pixels = torch.zeros(n, 3, 16, 16, dtype=torch.uint8)
     pixels[:, :, 8, 8] = 255
-    view = views.augment(pixels, only(blur_p=1.0), 0, np.arange(n), 0)[:, 0].double() * STD[0] + MEAN[0]
+    view = augment(pixels, only(blur_p=1.0), 0, np.arange(n), 0)[:, 0].double() * STD[0] + MEAN[0]
     # A Gaussian falls by exp(-1 / (2 sigma^2)) from the middle to its neighbour.
     ratio = (view[:, 8, 9] / view[:, 8, 8]).clamp(min=1e-12)
     sigma = (-0.5 / ratio.log()).sqrt()
@@ -211,12 +215,12 @@ def test_sigma_of_the_blur_is_uniform() -> None:
 def test_a_view_depends_on_seed_epoch_view_and_sample() -> None:
     pixels = noise(1).expand(50, -1, -1, -1)
     ids = np.arange(50)
-    base = views.augment(pixels, full(seed=0), 0, ids, 0)
+    base = augment(pixels, full(seed=0), 0, ids, 0)
     others = [
-        views.augment(pixels, full(seed=1), 0, ids, 0),
-        views.augment(pixels, full(seed=0), 1, ids, 0),
-        views.augment(pixels, full(seed=0), 0, ids, 1),
-        views.augment(pixels, full(seed=0), 0, ids + 50, 0),
+        augment(pixels, full(seed=1), 0, ids, 0),
+        augment(pixels, full(seed=0), 1, ids, 0),
+        augment(pixels, full(seed=0), 0, ids, 1),
+        augment(pixels, full(seed=0), 0, ids + 50, 0),
     ]
     for other in others:
         assert differs(other, base).float().mean() > 0.9
@@ -225,18 +229,18 @@ def test_a_view_depends_on_seed_epoch_view_and_sample() -> None:
 
 def test_a_view_is_the_same_bits_in_any_batch() -> None:
     pixels, ids, config = noise(24, size=17), np.arange(1000, 1024), full(seed=2)
-    whole = views.augment(pixels, config, 5, ids, 1)
+    whole = augment(pixels, config, 5, ids, 1)
     order = np.random.default_rng(0).permutation(24)
     chosen = torch.from_numpy(order)
-    assert torch.equal(views.augment(pixels[chosen], config, 5, ids[order], 1), whole[chosen])
+    assert torch.equal(augment(pixels[chosen], config, 5, ids[order], 1), whole[chosen])
     for part in (slice(0, 1), slice(5, 6), slice(7, 12), slice(1, 24)):
-        assert torch.equal(views.augment(pixels[part], config, 5, ids[part], 1), whole[part])
+        assert torch.equal(augment(pixels[part], config, 5, ids[part], 1), whole[part])
 
 
 def test_pixels_given_are_left_alone() -> None:
     pixels = noise(8)
     before = pixels.clone()
-    views.augment(pixels, full(), 0, np.arange(8), 0)
+    augment(pixels, full(), 0, np.arange(8), 0)
     assert torch.equal(pixels, before)
 
 
@@ -244,5 +248,5 @@ def test_probability_one_is_always_for_the_largest_draw_too() -> None:
     ids = np.array([32983521])  # its draw is 1 - 1e-8
     assert uniform("view", 0, 0, ids, 0, "flip") < 1
     pixels = noise(1)
-    got = views.augment(pixels, only(flip_p=1.0), 0, ids, 0)
+    got = augment(pixels, only(flip_p=1.0), 0, ids, 0)
     torch.testing.assert_close(got, F.normalize(pixels.float() / 255, MEAN, STD).flip(-1))

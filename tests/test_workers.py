@@ -139,7 +139,7 @@ def resume_apart(rank: int, folder: str) -> None:
     """Two workers, of which the first alone has a checkpoint."""
     keeper = Keeper(tiny.config(), tiny.Memory(), seconds=0)
     if rank == 0:
-        keeper.save({}, at_once=True)
+        keeper.save(dict, at_once=True)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
         with pytest.raises(RuntimeError, match="go on from one checkpoint"):

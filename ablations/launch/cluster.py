@@ -85,8 +85,8 @@ def _interrupt(*_: Any) -> None:
 
 
 def ask(runtime: Runtime, *clusters: Cluster | None) -> Ask:
-    """One CPU for training and one for each loader process; where there are GPUs, one of them or a share of it."""
-    worker = {"CPU": 1.0 + runtime.loader_processes}
+    """A CPU for each thread and for each loader process; where there are GPUs, one of them or a share of it."""
+    worker = {"CPU": float(runtime.threads + runtime.loader_processes)}
     if any(kind.resources.get("GPU") for cluster in clusters if cluster for kind in cluster.kinds):
         worker["GPU"] = runtime.gpu_fraction
     elif runtime.gpu_fraction != 1:

@@ -48,6 +48,8 @@ def launch(
     try:
         there, possible = cluster.there(), cluster.possible()
         ask = cluster.ask(runtime, there, possible)
+        if "GPU" not in ask.worker:
+            placement.check_precision((trial.config for trial in todo), "cpu")
         concurrent = placement.concurrent(there, possible, ask)
         fit = placement.slots(there, ask)
         print(

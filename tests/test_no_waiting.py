@@ -1,0 +1,120 @@
+"""A training step on a GPU waits for nothing and is given nothing by the host, looked at without a GPU.
+
+On fake tensors of device "cuda", whatever copies from the host or reads a number back is an operation that is seen, or
+an error. Backward and update do not run on them: tests/test_cuda.py has those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ablations import table as tables
+from ablations.table import plan
+from simsiam import objective, optim, views
+from simsiam.config import Config
+from simsiam.loader import InMemory
+from simsiam.model import SimSiam
+
+CUDA = torch.device("cuda:0")
+_WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten._unique2", "aten.bincount")
+
+
+class _Watch(TorchDispatchMode):
+    """Names what copies between host and device, or waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        result = function(*args, **given)
+        devices = {
+            each.device.type for each in torch.utils._pytree.tree_leaves((args, given)) if isinstance(each, Tensor)
+        }
+        devices |= {each.device.type for each in torch.utils._pytree.tree_leaves(result) if isinstance(each, Tensor)}
+        if len(devices) > 1 or str(function).startswith(_WAITS):
+            self.seen.append(str(function))
+        return result
+
+
+def configs() -> dict[str, Config]:
+    """Every row of every table that the digits can feed, with all augmentations on."""
+    found = {}
+    for name in tables.names():
+        for trial in plan(
+            tables.get(name),
+            recipe="digits",
+            data="digits@x",
+            train_images=5000,
+            overrides={"saturation": 0.4, "hue": 0.1, "grayscale_p": 0.2, "blur_p": 0.5, "flip_p": 0.5},
+        ):
+            found.setdefault(trial.fingerprint, trial)
+    return {trial.name: trial.config for trial in found.values()}
+
+
+@pytest.fixture(autouse=True)
+def constants() -> Iterator[None]:
+    """Fake constants stay in here."""
+    views.constant.cache_clear()
+    yield
+    views.constant.cache_clear()
+
+
+def watched(config: Config) -> list[str]:
+    """What a step's draws, crops, views, forwards, loss and learning rate copy or wait for."""
+    with FakeTensorMode(), mock.patch("simsiam.model.initialise"):
+        size = config.image_size
+        b = config.batch_size
+        for values in (views.MEAN, views.STD, (5.0, 3.0, 1.0)):
+            views.constant(values, CUDA)
+        with CUDA:
+            model = SimSiam(config)
+        optimizer = optim.optimizer(model, config)
+        optim.place_lr(optimizer, CUDA)
+        pixels = torch.empty(b, 3, 8, 8, dtype=torch.uint8, device=CUDA)
+        images = InMemory(pixels, torch.zeros(b, dtype=torch.int64, device=CUDA), size)
+        ids = torch.zeros(b, dtype=torch.int64, device=CUDA)
+        boxes = torch.zeros(config.views, b, 4, device=CUDA)
+        drawn = torch.zeros(config.views, b, len(views.DRAWN), device=CUDA)
+        with _Watch() as watch:
+            crops = images.crops((ids, boxes))
+            x = torch.stack([views.augment(*each, config) for each in zip(crops, drawn, strict=True)])
+            optim.set_lr(optimizer, config, 0.5)
+            p, z = model(x)
+            objective.loss(p, z, config).sum()
+    return watch.seen
+
+
+@pytest.mark.parametrize("name", configs())
+def test_a_step_neither_copies_from_the_host_nor_waits(name: str) -> None:
+    assert watched(configs()[name]) == []
+
+
+def test_a_constant_made_within_the_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(values: tuple[float, ...], device: torch.device) -> Tensor:
+        return torch.tensor(values).to(device).view(1, 3, 1, 1)
+
+    made.cache_clear = lambda: None  # type: ignore[attr-defined]
+    config = next(iter(configs().values()))
+    monkeypatch.setattr(views, "constant", made)
+    assert watched(config)
+
+
+def test_a_number_read_back_within_the_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    blurred = views.blur
+
+    def blur(x: Tensor, sigma: Tensor) -> Tensor:
+        return blurred(x, sigma[(sigma > 0).nonzero().flatten()][: len(x)])
+
+    monkeypatch.setattr(views, "blur", blur)
+    with pytest.raises(Exception, match="nonzero"):
+        watched(next(iter(configs().values())))
