@@ -19,7 +19,7 @@ from simsiam.config import Runtime
 
 def launch(
     todo: Sequence[Trial], runtime: Runtime, store: Store, progress: Progress, rebuild: Callable[[bool], None]
-) -> None:
+) -> list[Trial]:
     """Run trials of different fingerprints, keep each result in the store, and call `rebuild` now and then.
 
     It is told whether a trial has just ended. One trial's exception does not stop the others. Raises UserError for a
@@ -53,3 +53,4 @@ def launch(
             store.write_failure(result)
         progress.finish(fingerprint, result)
         rebuild(True)
+    return []

@@ -26,6 +26,10 @@ class Place(Protocol):
     def write(self, content: bytes) -> None: ...
 
 
+class TimeLimitError(RuntimeError):
+    """The time that there was is over. What is done so far is in the checkpoint."""
+
+
 class WrongCheckpointError(ValueError):
     """The checkpoint belongs to another Config."""
 

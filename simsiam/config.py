@@ -138,6 +138,7 @@ class Runtime:
     gpu_fraction: float = 1.0  # of a GPU's memory that one worker may use
     keep_checkpoint: bool = False  # after the trial is finished
     price: float | None = None  # of an hour of one CPU or GPU
+    until: float | None = None  # seconds since 1970 at which a trial must have ended, if need be half done
 
 
 _LARGEST = 2**31 - 1  # of a whole number

@@ -8,6 +8,8 @@ import ray
 
 from ablations.launch.cluster import HEAD
 
+HALF_DONE = "half done: the time limit has come first"
+
 Told = str | dict[str, Any]  # a word on what it does, or the line of an epoch
 
 
@@ -24,6 +26,10 @@ class Board:
 
     def tell(self, fingerprint: str, what: Told) -> None:
         self._actor.tell.remote(fingerprint, what)
+
+    def leave(self, fingerprint: str) -> None:
+        """A trial ends half done, for want of time. This one waits until it is told: the trial's end says no more."""
+        ray.get(self._actor.tell.remote(fingerprint, HALF_DONE))
 
     def take(self) -> dict[str, Told]:
         """Fingerprint -> what its trial told last, of those that told something since."""

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import ablations
 import simsiam
 from ablations import provenance
-from ablations.launch import ENVIRONMENT
+from ablations.launch import ENVIRONMENT, notices
 from ablations.placement import Ask, Cluster, Nodes
 from ablations.store import Store
 from ablations.table import UserError
@@ -85,8 +85,8 @@ def _interrupt(*_: Any) -> None:
 
 
 def ask(runtime: Runtime, *clusters: Cluster | None) -> Ask:
-    """One CPU for training and one for each loader process; where there are GPUs, one of them or a share of it."""
-    worker = {"CPU": 1.0 + runtime.loader_processes}
+    """A CPU for each thread and for each loader process; where there are GPUs, one of them or a share of it."""
+    worker = {"CPU": float(runtime.threads + runtime.loader_processes)}
     if any(kind.resources.get("GPU") for cluster in clusters if cluster for kind in cluster.kinds):
         worker["GPU"] = runtime.gpu_fraction
     elif runtime.gpu_fraction != 1:
@@ -95,10 +95,12 @@ def ask(runtime: Runtime, *clusters: Cluster | None) -> Ask:
 
 
 def there() -> Cluster:
-    """The nodes that there are."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    head = next(resources for resources in alive if HEAD in resources)
-    return Cluster(head, [Nodes(1, resources) for resources in alive if resources is not head])
+    """The nodes that there are, without those that will go."""
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    head = next(resources for resources in alive.values() if HEAD in resources)
+    leave = notices.going()
+    others = [resources for name, resources in alive.items() if resources is not head and name not in leave]
+    return Cluster(head, [Nodes(1, resources) for resources in others])
 
 
 def possible() -> Cluster | None:
