@@ -27,9 +27,9 @@ class Board:
     def tell(self, fingerprint: str, what: Told) -> None:
         self._actor.tell.remote(fingerprint, what)
 
-    def leave(self, fingerprint: str) -> None:
-        """A trial ends half done, for want of time. This one waits until it is told: the trial's end says no more."""
-        ray.get(self._actor.tell.remote(fingerprint, HALF_DONE))
+    def wait(self) -> None:
+        """Until all is there that this process has told: it may end right after."""
+        ray.get(self._actor.wait.remote())
 
     def take(self) -> dict[str, Told]:
         """Fingerprint -> what its trial told last, of those that told something since."""
@@ -44,6 +44,9 @@ class _Latest:
 
     def tell(self, fingerprint: str, what: Told) -> None:
         self._told[fingerprint] = what
+
+    def wait(self) -> None:
+        """Calls of one process come in the order in which it made them."""
 
     def take(self) -> dict[str, Told]:
         told, self._told = self._told, {}

@@ -19,7 +19,7 @@ from ablations import placement
 from ablations import trial as trials
 from ablations.files import Folder
 from ablations.launch import cluster, trainer
-from ablations.launch.board import Board
+from ablations.launch.board import HALF_DONE, Board
 from ablations.launch.notices import LeavingError
 from ablations.launch.work import Job, work
 from ablations.store import FAILED, Store, unfinished
@@ -59,7 +59,8 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any], board: Board)
             raise TimeLimitError
         run(job, config, runtime, store)
     except TimeLimitError:
-        board.leave(name)
+        board.tell(name, HALF_DONE)
+        board.wait()
 
 
 def _alone(job: Job, config: Config, runtime: Runtime, store: Store) -> None:

@@ -38,7 +38,7 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
         if distributed.rank() == 0:
             board.tell(fingerprint(config), line)
 
-    return trials.run(
+    found = trials.run(
         config,
         runtime,
         pictures=_pictures(job, runtime),
@@ -46,6 +46,8 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
         on_epoch=on_epoch,
         hurry=Notices(nodes),
     )
+    board.wait()
+    return found
 
 
 def _pictures(job: Job, runtime: Runtime) -> Decoded | Source:
