@@ -1,7 +1,8 @@
 """A table under fire, against the same table left in peace: python -m benchmarks.chaos
 
 On a Ray cluster of several nodes on this machine, a seeded schedule kills workers, trial drivers, nodes, the run.py
-driver and once the head, all by SIGKILL. The same command is started again whenever it died, as a user would.
+driver and once the head, all by SIGKILL, and takes nodes away after a notice, as a cloud does with a spot machine. The
+same command is started again whenever it died, as a user would.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ from simsiam import config as configs
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
-KINDS = {"worker": 5, "trial driver": 3, "node": 3, "run.py": 2}  # how often each is drawn; the head dies once
-TITLES = {"worker": "ray::RayTrainWorker", "trial driver": "ray::ImplicitFunc"}
-TRAINS = ("ray::TrainController", "ray::PlacementGroupCleaner")  # not to be left behind either
-PAUSE = 8.0, 30.0  # seconds between two kills, at least: a trial takes about 40
+KINDS = {"worker": 5, "trial driver": 3, "node": 3, "node after a notice": 3, "run.py": 2}  # how often each is drawn
+WORKER, DRIVER = "ray::RayTrainWorker", "ray::ImplicitFunc"  # a trial of one worker has but the driver, which trains
+TRAINS = (WORKER, DRIVER, "ray::SynchronizationActor")  # not to be left behind
+PAUSE = 4.0, 14.0  # seconds between two kills, at least: a trial takes about 30
+NOTICE = 10  # seconds from the notice to the end of the node
 
 TRIALS = 12
 TABLE = ["--table", "stop_gradient", "--seeds", str(TRIALS // 2), "--checkpoint-seconds", "1"]
-TABLE += ["--set", "epochs=10", "--set", "width=4"]
+TABLE += ["--set", "epochs=40", "--set", "width=4"]
 SCIENCE = ["table", "row", "recipe", "overrides", "seed", *METRICS, *configs.FIELDS]
 
 
@@ -72,6 +74,19 @@ class Site:
         self.cluster.remove_node(node, allow_graceful=False)
         self.add()
 
+    def drain(self, node: Any, seconds: int) -> None:
+        """Ray is told that a node will go."""
+        command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.cluster.address]
+        command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        command += ["--deadline-remaining-seconds", str(seconds)]
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+
+    def busy(self, beginning: str) -> list[Any]:
+        """The nodes besides the head with a worker of Ray's whose title begins so."""
+        parents = {parent for _, parent, title in processes() if title.startswith(beginning)}
+        return [node for node in self.others if _raylet(node) in parents]
+
     def lose_head(self) -> None:
         """The head goes without a word, and its nodes with it; a new cluster comes."""
         self.cluster.remove_node(self.cluster.head_node, allow_graceful=False)
@@ -82,11 +97,13 @@ class Site:
         self.cluster.shutdown()
 
     def raylets(self) -> list[int]:
-        return [
-            node.all_processes["raylet"][0].process.pid
-            for node in (self.cluster.head_node, *self.others)
-            if node is not None and "raylet" in node.all_processes
-        ]
+        found = [_raylet(node) for node in (self.cluster.head_node, *self.others) if node is not None]
+        return [pid for pid in found if pid is not None]
+
+
+def _raylet(node: Any) -> int | None:
+    started = node.all_processes.get("raylet")
+    return started[0].process.pid if started else None
 
 
 def processes() -> Iterator[tuple[int, int, str]]:
@@ -121,9 +138,11 @@ def start(results: Path, address: str | None, workers: int) -> subprocess.Popen[
 class Fire:
     """The schedule: what is killed, and when."""
 
-    def __init__(self, site: Site, results: Path, seed: int, kills: int) -> None:
+    def __init__(self, site: Site, results: Path, workers: int, seed: int, kills: int) -> None:
         self.site, self.results, self.random = site, results, random.Random(seed)
-        self.kinds = ["head", *self.random.choices([*KINDS], [*KINDS.values()], k=kills - 1)]
+        self.trains = WORKER if workers > 1 else DRIVER
+        drawn = {kind: often for kind, often in KINDS.items() if workers > 1 or kind != "trial driver"}
+        self.kinds = ["head", *self.random.choices([*drawn], [*drawn.values()], k=kills - 1)]
         self.random.shuffle(self.kinds)
         self.kills = kills
         self.killed: list[tuple[str, int]] = []  # what, and how many trials were finished then
@@ -146,13 +165,20 @@ class Fire:
     def _kill(self, kind: str, run: subprocess.Popen[bytes]) -> bool:
         if kind == "node":
             self.site.lose(self.random.choice(self.site.others))
+        elif kind == "node after a notice":
+            if not (busy := self.site.busy(self.trains)):
+                return False
+            node = self.random.choice(busy)
+            self.site.drain(node, NOTICE)
+            time.sleep(NOTICE)
+            self.site.lose(node)
         elif kind == "head":
             run.kill()
             self.site.lose_head()
         elif kind == "run.py":
             run.kill()
         else:
-            found = victims(self.site, TITLES[kind])
+            found = victims(self.site, DRIVER if kind == "trial driver" else self.trains)
             if not found:
                 return False
             os.kill(self.random.choice(sorted(found)), signal.SIGKILL)
@@ -163,7 +189,7 @@ def under_fire(results: Path, workers: int, seed: int, kills: int) -> tuple[list
     """The table, killed again and again -> what was killed and when, and how often the command was started."""
     site = Site(nodes=3, cpus=1)
     site.start()
-    fire, starts = Fire(site, results, seed, kills), 0
+    fire, starts = Fire(site, results, workers, seed, kills), 0
     try:
         while True:
             run, starts = start(results, site.cluster.address, workers), starts + 1
@@ -190,7 +216,7 @@ def leftovers(site: Site) -> list[str]:
     while True:
         groups = ray.util.placement_group_table().values()
         left = [f"placement group {group['state']}" for group in groups if group["state"] != "REMOVED"]
-        left += [title for title in (*TITLES.values(), *TRAINS) for _ in victims(site, title)]
+        left += [title for title in TRAINS for _ in victims(site, title)]
         if not left or time.monotonic() > limit:
             ray.shutdown()
             return left
@@ -243,8 +269,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 {os.cpu_count()} cores. A head without CPUs and 3 nodes of 1 CPU on one machine; {TRIALS} trials of {args.workers}
 worker{"s" * (args.workers > 1)}.
 
-- Kills, all by SIGKILL: {args.kills} ({", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))}), spread over the
-  table: {", ".join(f"{moments[n]}" for n in range(TRIALS))} with 0, 1, 2 ... trials finished.
+- Kills, all by SIGKILL, some after a notice of {NOTICE} s (`ray drain-node`): {args.kills}
+  ({", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))}), spread over the table:
+  {", ".join(f"{moments[n]}" for n in range(TRIALS))} with 0, 1, 2 ... trials finished.
 - The command was started {starts} times in all; it ended with exit code 0.
 - All {TRIALS} rows equal those of the undisturbed run, bit for bit, in every scientific column and in every curve.
 - No row lost, none doubled; no checkpoint, worker, driver or placement group left behind.
@@ -252,7 +279,7 @@ worker{"s" * (args.workers > 1)}.
   {(seconds["under fire"] - seconds["in peace"]) / args.kills:.0f} s a kill, on a machine with other work.
 """
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "chaos.md").write_text(report)
+    (RESULTS / ("chaos.md" if args.workers > 1 else "chaos_alone.md")).write_text(report)
     print(report)
     return 0
 

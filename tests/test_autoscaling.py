@@ -204,7 +204,7 @@ def test_what_a_driver_that_dies_has_reserved_is_free_for_the_next(site: Any, tm
     try:
         # Created, and no worker started in it yet: all the CPUs there are.
         wait_until(lambda: any("CPU" in group["bundles"][0] for group in placement_groups()), process)
-        (driver,) = chaos.victims(site, chaos.TITLES["trial driver"])
+        (driver,) = chaos.victims(site, chaos.DRIVER)
         os.kill(driver, signal.SIGKILL)
         wait_until(lambda: [*results.glob("checkpoints/*.pt")], process)
         assert process.wait() == 0, (tmp_path / "log").read_text()
@@ -250,10 +250,7 @@ def test_a_new_head_goes_on_from_the_bucket(server: Any, site: Any, tmp_path: Pa
 
 def drain(site: Any, folder: Path) -> None:
     """Ray is told by hand."""
-    told = [RAY, "drain-node", "--address", site.cluster.address, "--node-id", site.others[-1].node_id]
-    told += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-    told += ["--deadline-remaining-seconds", "20"]
-    subprocess.run(told, env=environment(site), check=True, capture_output=True)
+    site.drain(site.others[-1], 20)
 
 
 def notice(site: Any, folder: Path) -> None:
@@ -293,3 +290,19 @@ def test_a_node_that_says_it_goes_costs_no_more_than_a_checkpoint(
         tell(site, tmp_path)
         wait_until(lambda: [*results.glob("checkpoints/*.pt")], process)
     assert process.wait() == 0, log.read_text()
+
+
+def test_a_trial_of_one_worker_leaves_a_node_that_says_it_goes(site: Any, tmp_path: Path) -> None:
+    results, log = tmp_path / "out", tmp_path / "log"
+    process = run([*LONG, "--checkpoint-seconds", "100000", "--results", str(results)], environment(site), log)
+    wait_until(lambda: log.exists() and "epoch" in log.read_text(), process)
+    assert not [*results.glob("checkpoints/*.pt")]
+    (node,) = site.busy(chaos.DRIVER)
+    begun = time.monotonic()
+    site.drain(node, 20)
+    wait_until(lambda: [*results.glob("checkpoints/*.pt")], process)
+    wait_until(lambda: site.busy(chaos.DRIVER) not in ([], [node]), process)
+    assert time.monotonic() - begun < 20
+    assert process.wait() == 0, log.read_text()
+    assert "starting again: LeavingError: its node is about to go" in log.read_text()
+    assert len(load("stop_gradient", root=results)) == 1

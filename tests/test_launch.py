@@ -147,6 +147,7 @@ def test_results_in_a_bucket(cluster: str, capsys: pytest.CaptureFixture[str]) -
     ("cause", "hopeless"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
         (MemoryError(), True),
         (DataError("Corrupt image"), True),
         (checkpoint.WrongCheckpointError("of another Config"), True),
@@ -157,7 +158,7 @@ def test_results_in_a_bucket(cluster: str, capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_what_would_end_in_the_same_way_is_not_tried_again(cause: Exception, hopeless: bool) -> None:
-    assert drive._hopeless(cause) == hopeless
+    assert drive.hopeless(cause) == hopeless
 
 
 def test_workers_get_the_code_as_it_was_when_the_command_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,11 +211,11 @@ def test_a_trial_that_had_to_go_on_with_fewer_workers_asks_for_all_the_next_time
     monkeypatch.setattr(drive.placement, "slots", lambda *_: room[0])
     monkeypatch.setattr(drive.cluster, "there", lambda: None)
     board = SimpleNamespace(tell=lambda name, text: told.append(text))
-    for variable in (drive.PATIENCE, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
-        monkeypatch.setenv(variable, "1")  # which it sets for Train
+    monkeypatch.setenv(drive.PATIENCE, "1")  # which it sets for Train
+    monkeypatch.setattr(drive.trainer, "remove_placement_groups", lambda: None)
     config, store = tiny.config(), stores.Store.at(tmp_path)
     job = {"config": dataclasses.asdict(config), "runtime": dataclasses.asdict(Runtime(workers=8))}
-    job |= {"results": str(tmp_path), "patience": 1, "notices": False, "resources": {"GPU": 1.0}}
+    job |= {"results": str(tmp_path), "patience": 1, "given_up": False, "resources": {"GPU": 1.0}}
     drive.drive({"job": job}, {config.train_images: None}, board)
     # After the fifth: four were too few for the memory, so five at least.
     assert asked == [8, 8, 4, 8, 4, 8, 8, 5]
@@ -237,9 +238,7 @@ def test_a_driver_after_one_that_died_within_its_last_write_leaves_the_result_al
     store.write_failure(stores.unfinished(config, stores.FAILED, "Monday's full disk"))
     store.checkpoint(fingerprint(config)).write(b"last")
     job = {"config": dataclasses.asdict(config), "runtime": dataclasses.asdict(Runtime())}
-    for variable in (drive.PATIENCE, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
-        monkeypatch.setenv(variable, "1")  # which it sets for Train
-    job |= {"results": str(tmp_path), "patience": 1, "notices": False}
+    job |= {"results": str(tmp_path), "given_up": False}
     drive.drive({"job": job}, {config.train_images: None}, None)  # type: ignore[arg-type]
     assert store.trial(fingerprint(config))["outcome"] == "finished"
     assert store.failure(fingerprint(config)) is None
@@ -248,12 +247,12 @@ def test_a_driver_after_one_that_died_within_its_last_write_leaves_the_result_al
 
 def test_the_cause_is_the_exception_as_the_worker_raised_it() -> None:
     raised = UserExceptionWithTraceback(DataError("Corrupt image in x.png"), "Traceback ...")
-    assert str(drive._cause(WorkerGroupError("1 failed", {1: raised}))) == "Corrupt image in x.png"
-    assert str(drive._cause(ControllerError(RuntimeError("no controller")))) == "no controller"
+    assert str(drive.cause_of(WorkerGroupError("1 failed", {1: raised}))) == "Corrupt image in x.png"
+    assert str(drive.cause_of(ControllerError(RuntimeError("no controller")))) == "no controller"
     dead = WorkerHealthCheckFailedError("A worker health check failed.", failure=ray.exceptions.OutOfMemoryError("x"))
-    assert isinstance(drive._cause(WorkerGroupError("1 failed", {0: dead})), ray.exceptions.OutOfMemoryError)
+    assert isinstance(drive.cause_of(WorkerGroupError("1 failed", {0: dead})), ray.exceptions.OutOfMemoryError)
     echo, first = RuntimeError("Connection closed by peer"), torch.OutOfMemoryError("CUDA out of memory")
-    assert drive._cause(WorkerGroupError("2 failed", {0: echo, 1: first})) is first
+    assert drive.cause_of(WorkerGroupError("2 failed", {0: echo, 1: first})) is first
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(

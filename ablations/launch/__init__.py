@@ -1,7 +1,8 @@
 """The plan on Ray: one TorchTrainer a trial, under one Tuner. The only room here that imports ray.
 
-Tune is asked for little: to start each trial once, a few at a time. What is done stands in the store, what is half
-done in a checkpoint, so a run that was killed goes on from a fresh Tuner.
+Tune is asked for little: to start each trial, a few at a time, one after another in the same processes, and in
+a new one what has died. What is done stands in the store, what is half done in a checkpoint, so a run that was killed
+goes on from a fresh Tuner.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon Train sees that its workers have ended
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each trial; notices.py asks instead
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output cannot be silenced
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -8,6 +8,8 @@ import ray
 
 from ablations.launch.cluster import HEAD
 
+HALF_DONE = "half done: the time limit has come first"
+
 Told = str | dict[str, Any]  # a word on what it does, or the line of an epoch
 
 
@@ -25,6 +27,10 @@ class Board:
     def tell(self, fingerprint: str, what: Told) -> None:
         self._actor.tell.remote(fingerprint, what)
 
+    def wait(self) -> None:
+        """Until all is there that this process has told: it may end right after."""
+        ray.get(self._actor.wait.remote())
+
     def take(self) -> dict[str, Told]:
         """Fingerprint -> what its trial told last, of those that told something since."""
         told: dict[str, Told] = ray.get(self._actor.take.remote())
@@ -38,6 +44,9 @@ class _Latest:
 
     def tell(self, fingerprint: str, what: Told) -> None:
         self._told[fingerprint] = what
+
+    def wait(self) -> None:
+        """Calls of one process come in the order in which it made them."""
 
     def take(self) -> dict[str, Told]:
         told, self._told = self._told, {}

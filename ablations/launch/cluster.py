@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import ablations
 import simsiam
 from ablations import provenance
-from ablations.launch import ENVIRONMENT
+from ablations.launch import ENVIRONMENT, notices
 from ablations.placement import Ask, Cluster, Nodes
 from ablations.store import Store
 from ablations.table import UserError
@@ -95,10 +95,12 @@ def ask(runtime: Runtime, *clusters: Cluster | None) -> Ask:
 
 
 def there() -> Cluster:
-    """The nodes that there are."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    head = next(resources for resources in alive if HEAD in resources)
-    return Cluster(head, [Nodes(1, resources) for resources in alive if resources is not head])
+    """The nodes that there are, without those that will go."""
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    head = next(resources for resources in alive.values() if HEAD in resources)
+    leave = notices.going()
+    others = [resources for name, resources in alive.items() if resources is not head and name not in leave]
+    return Cluster(head, [Nodes(1, resources) for resources in others])
 
 
 def possible() -> Cluster | None:

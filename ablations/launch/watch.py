@@ -1,0 +1,123 @@
+"""What Tune tells of the trials, in run.py's process: how they go, which of them start again, and how they end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
+from ray.tune.progress_reporter import TrialProgressCallback
+
+from ablations import trial as ours
+from ablations.launch.board import HALF_DONE, Board
+from ablations.launch.drive import RETRIES, cause_of, hopeless
+from ablations.progress import Progress
+from ablations.store import FAILED, Result, Store, unfinished
+from simsiam.config import Config, Runtime, fingerprint
+
+_BOARD_SECONDS = 1.0  # between two looks at what the trials have told
+
+
+class Watch(TrialProgressCallback):
+    """Tells of the trials as they go, in place of Tune's own lines, and gives up those that get no further.
+
+    `ended` has the fingerprints of those that are done or have failed.
+
+    Args:
+        until: seconds since 1970 at which the trials must have ended; what has not by then is left half done.
+    """
+
+    def __init__(
+        self, store: Store, progress: Progress, rebuild: Callable[[bool], None], until: float | None = None
+    ) -> None:
+        super().__init__()
+        self.board, self.ended = Board(), set[str]()
+        self._store, self._progress, self._rebuild, self._until = store, progress, rebuild, until
+        self._failures: dict[str, tuple[int | None, int]] = {}  # how far a trial was, and how often it failed there
+        self._given_up: dict[str, Result] = {}
+        self._short = False  # of time: a trial has ended half done
+        self._next = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks into a state that nothing here reads back
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._progress.start(fingerprint(_config(trial)))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() > self._next:
+            self._read_board()
+            self._rebuild(False)
+
+    def _read_board(self) -> None:
+        self._next = time.monotonic() + _BOARD_SECONDS
+        for name, told in self.board.take().items():
+            self._short = self._short or told == HALF_DONE
+            if isinstance(told, str):
+                self._progress.note(name, told)
+            else:
+                self._progress.epoch(name, told)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._failed(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Its process died before it got the trial: Tune does not start it again, `launch` does."""
+        self._failed(trial)
+        if fingerprint(_config(trial)) in self._given_up:
+            self._end(trial)
+
+    def _failed(self, trial: Any) -> None:
+        """A process of a trial has ended. Give the trial up if that was once too often."""
+        config, runtime = _config(trial), Runtime(**trial.config["job"]["runtime"])
+        name = fingerprint(config)
+        if self._store.state(name) == "done":
+            return
+        cause, reached = cause_of(_error(trial)), self._store.checkpoint(name).modified()
+        before, count = self._failures.get(name, (None, 0))
+        count = count + 1 if reached == before else 1
+        self._failures[name] = reached, count
+        why = ours.failure(cause, runtime.workers, runtime.gpu_fraction)
+        if count > RETRIES or hopeless(cause):
+            self._given_up[name] = unfinished(config, FAILED, why)
+            self._store.write_failure(self._given_up[name])
+            trial.config["job"]["given_up"] = True
+        else:
+            self._read_board()
+            self._progress.note(name, f"starting again: {why}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._end(trial)
+
+    def _end(self, trial: Any) -> None:
+        self._read_board()  # or its last word would come after its end
+        config = _config(trial)
+        name = fingerprint(config)
+        result = self._store.trial(name) if self._store.state(name) == "done" else self._given_up.get(name)
+        if result is None:
+            if self.over:
+                return
+            result = self._store.failure(name)
+        if result is None:
+            result = unfinished(config, FAILED, "The trial's process ended without a result.")
+            self._store.write_failure(result)
+        self.ended.add(name)
+        self._progress.finish(name, result)
+        self._rebuild(True)
+
+    @property
+    def over(self) -> bool:
+        """Whether the time for trials is over."""
+        return self._short or (self._until is not None and time.time() > self._until)
+
+
+def _config(trial: Any) -> Config:
+    return Config(**trial.config["job"]["config"])
+
+
+def _error(trial: Any) -> BaseException:
+    """Why a trial's process ended."""
+    file = Path(trial.pickled_error_file or "")
+    return cloudpickle.loads(file.read_bytes()) if file.is_file() else RuntimeError("its process ended")

@@ -1,0 +1,61 @@
+"""What runs in each worker of a trial."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import ray
+import ray.train.collective
+import ray.train.torch
+import torch
+
+from ablations import placement
+from ablations import trial as trials
+from ablations.launch import cluster
+from ablations.launch.notices import Notices
+from ablations.store import Store
+from simsiam import data, distributed
+from simsiam.config import Config, Runtime, fingerprint
+from simsiam.data import Source
+from simsiam.loader import Decoded
+
+Job = dict[str, Any]  # what a trial's processes are told
+
+
+def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
+    """Train and evaluate a trial, together with its other workers -> its result and its curve."""
+    config, device, board = Config(**job["config"]), ray.train.torch.get_device(), job["board"]
+    runtime = Runtime(**(job["runtime"] | {"device": str(device)}))
+    node = ray.get_runtime_context().get_node_id()
+    nodes = distributed.everyone(node)
+    if device.type == "cuda" and len(nodes) > 1:
+        gpu = str(torch.cuda.get_device_properties(device).uuid)
+        placement.check_devices(distributed.everyone((node, gpu)))
+    store = Store.at(job["results"])
+    cluster.check_that_this_node_sees(store, job["scratch"])
+
+    def on_epoch(line: trials.Result) -> None:
+        if distributed.rank() == 0:
+            board.tell(fingerprint(config), line)
+
+    found = trials.run(
+        config,
+        runtime,
+        pictures=_pictures(job, runtime),
+        place=store.checkpoint(fingerprint(config)),
+        on_epoch=on_epoch,
+        hurry=Notices(nodes),
+    )
+    board.wait()
+    return found
+
+
+def _pictures(job: Job, runtime: Runtime) -> Decoded | Source:
+    """The pictures of the trial, decoded; or where they are, once they are on the nodes of all its workers."""
+    if decoded := cast("Decoded | None", ray.get(job["pictures"])):
+        return decoded
+    source = data.locate(runtime.data_path)
+    data.fetch(source)
+    # A node may be new, and copy first. The others wait here: torch's collectives give up after half an hour.
+    ray.train.collective.barrier()
+    return source
