@@ -22,7 +22,6 @@ from simsiam.config import Config, Runtime, fingerprint
 from simsiam.data import Source
 from simsiam.loader import Decoded
 
-
 HALF_DONE = "half done: the time limit has come first"
 
 

@@ -153,7 +153,7 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
         raise OSError(f"{store.folder} did not take what became of {', '.join(lost)}")
 
 
-def _launcher(args: argparse.Namespace) -> Callable[..., None]:
+def _launcher(args: argparse.Namespace) -> Callable[..., list[Trial]]:
     """How trials are run. Raises ModuleNotFoundError."""
     if args.launcher == "ray":
         from ablations.launch import launch
