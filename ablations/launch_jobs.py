@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations import provenance
-from ablations.progress import Progress
+from ablations.progress import HALF_DONE, Progress
 from ablations.store import FAILED, Result, Store, unfinished
 from ablations.table import Trial, UserError
 from simsiam import data
+from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Runtime
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ _STILLBORN = 3  # processes in a row that die before they can take a trial
 _SECONDS = 10.0  # for a process to end by itself
 
 # What a process says, with what goes with each: it can take a trial, (device, its share of the memory, threads); the
-# line of an epoch; the result of its trial; why its GPU has failed; why nothing can run here.
-_READY, _EPOCH, _ENDED, _BROKEN, _REFUSED = "ready", "epoch", "ended", "broken", "refused"
+# line of an epoch; the result of its trial; that the time limit has come first; why its GPU has failed; why nothing can
+# run here.
+_READY, _EPOCH, _ENDED, _OVER, _BROKEN, _REFUSED = "ready", "epoch", "ended", "over", "broken", "refused"
 
 
 def launch(
@@ -46,13 +48,14 @@ def launch(
     rebuild: Callable[[bool], None],
     *,
     jobs: int,
-) -> None:
+) -> list[Trial]:
     """Run trials as `launch_local.launch` does, `jobs` at once.
 
-    A process that dies costs its own trial, which is tried again for as long as it gets further. Raises UserError for
-    a share of a GPU where there is none, DataError, and OSError if no process can start.
+    A process that dies costs its own trial, which is tried again for as long as it gets further. Returns the trials
+    that the time limit has left. Raises UserError for a share of a GPU where there is none, DataError, and OSError if
+    no process can start.
     """
-    plan = _Plan(todo, store, progress, rebuild, jobs)
+    plan = _Plan(todo, runtime, store, progress, rebuild, jobs)
     with contextlib.ExitStack() as stack:
         task = runtime, store.folder.uri, jobs
         slots = [stack.enter_context(_Slot(task)) for _ in range(min(jobs, len(todo)))]
@@ -66,6 +69,7 @@ def launch(
                     slot.start()
                 else:
                     plan.hear(slot, what, content)
+    return plan.left
 
 
 class _Slot:
@@ -114,17 +118,25 @@ class _Slot:
 
 
 class _Plan:
-    """Which trials are to come, and what the processes say of those that are under way."""
+    """Which trials are to come, and what the processes say of those that are under way.
+
+    Attributes:
+        unended: how many are to come or under way.
+        left: those that the time limit has come before.
+    """
 
     def __init__(
         self,
         todo: Sequence[Trial],
+        runtime: Runtime,
         store: Store,
         progress: Progress,
         rebuild: Callable[[bool], None],
         jobs: int,
     ) -> None:
         self.unended, self._waiting = len(todo), deque(todo)
+        self.left: list[Trial] = []
+        self._runtime = runtime
         self._store, self._progress, self._rebuild, self._jobs = store, progress, rebuild, jobs
         self._tries: Counter[str] = Counter()
         self._reached: dict[str, int | None] = {}
@@ -145,6 +157,10 @@ class _Plan:
         elif slot.trial and what == _EPOCH:
             self._progress.epoch(slot.trial.fingerprint, content)
             self._rebuild(False)
+        elif slot.trial and what == _OVER:
+            self._progress.note(slot.trial.fingerprint, HALF_DONE)
+            self._leave(slot.trial, *self._waiting)
+            self._next(slot)
         elif slot.trial:
             self._finish(slot.trial, content)
             self._next(slot)
@@ -158,7 +174,14 @@ class _Plan:
         if self._stillborn >= _STILLBORN:
             raise OSError(f"No process for trials can start: the last of {_STILLBORN} {how}")
 
+    def _leave(self, *trials: Trial) -> None:
+        self.left += trials
+        self.unended -= len(trials)
+        self._waiting.clear()
+
     def _next(self, slot: _Slot) -> None:
+        if self._runtime.over:
+            self._leave(*self._waiting)
         slot.trial = self._waiting.popleft() if self._waiting else None
         if slot.trial:
             self._reached[slot.trial.fingerprint] = self._checkpoint(slot.trial)
@@ -259,5 +282,9 @@ def _run_trials(pipe: Connection, runtime: Runtime, store: Store, jobs: int) -> 
         if config.train_images not in decoded:
             decoded |= trials.shared(source, [config])
         pictures = decoded[config.train_images] or source
-        result = launch_local.attempt(config, runtime, store, pictures, lambda line: pipe.send((_EPOCH, line)))
-        pipe.send((_ENDED, result))
+        try:
+            result = launch_local.attempt(config, runtime, store, pictures, lambda line: pipe.send((_EPOCH, line)))
+        except TimeLimitError:
+            pipe.send((_OVER, None))
+        else:
+            pipe.send((_ENDED, result))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
+import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ablations import placement
 from ablations import trial as trials
-from ablations.progress import Progress
+from ablations.progress import HALF_DONE, Progress
 from ablations.store import FAILED, Result, Store, unfinished
 from ablations.table import Trial, UserError
 from simsiam import data
@@ -21,8 +23,6 @@ from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Config, Runtime, fingerprint
 from simsiam.data import Source
 from simsiam.loader import Decoded
-
-HALF_DONE = "half done: the time limit has come first"
 
 
 class DeviceError(OSError):
@@ -43,7 +43,7 @@ def launch(
     source = data.locate(runtime.data_path)
     decoded = trials.shared(source, [trial.config for trial in todo])
     for number, trial in enumerate(todo):
-        if over(runtime):
+        if runtime.over:
             return list(todo[number:])
         name = trial.fingerprint
 
@@ -64,11 +64,6 @@ def launch(
         progress.finish(name, result)
         rebuild(True)
     return []
-
-
-def over(runtime: Runtime) -> bool:
-    """Whether the time for trials is over."""
-    return runtime.until is not None and time.time() > runtime.until
 
 
 def placed(runtime: Runtime) -> Runtime:
@@ -92,13 +87,14 @@ def attempt(
     Raises TimeLimitError, where a checkpoint is kept, and DeviceError, for which nothing is.
     """
     try:
-        result, curve = trials.run(
-            config,
-            runtime,
-            pictures=pictures,
-            place=store.checkpoint(fingerprint(config)),
-            on_epoch=on_epoch,
-        )
+        with _broken_off(runtime.until):
+            result, curve = trials.run(
+                config,
+                runtime,
+                pictures=pictures,
+                place=store.checkpoint(fingerprint(config)),
+                on_epoch=on_epoch,
+            )
         store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
         return result
     except TimeLimitError:
@@ -114,3 +110,25 @@ def attempt(
     result = unfinished(config, FAILED, why)
     store.write_failure(result)
     return result
+
+
+@contextlib.contextmanager
+def _broken_off(until: float | None) -> Iterator[None]:
+    """Raise TimeLimitError at that time in what has not ended: an evaluation, say, that takes longer than any before.
+
+    What is in the last checkpoint stays. For a process's main thread alone.
+    """
+    if until is None:
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise TimeLimitError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, max(until - time.time(), 0.001), 1.0)  # again, where a destructor ate it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

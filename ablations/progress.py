@@ -13,6 +13,8 @@ from ablations.table import Trial
 
 Result = Mapping[str, Any]
 
+HALF_DONE = "half done: the time limit has come first"  # what a trial says that ends so
+
 _PLAIN_SECONDS = 15.0  # between two plain lines of one trial
 
 

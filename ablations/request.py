@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 _SEEDS_OF_A_VERDICT = 5  # with 3, the interval's half-width is 2.5 standard deviations
+_END_SECONDS = 15.0  # of a time limit that are kept for the tables and the end of Ray
+_LONGEST = 1_000_000  # minutes
 _LOOKS = (3, 5, 10)  # seeds at which --seeds-until-decided judges, before its last
 
 
@@ -48,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, default=1, help="with --launcher local: so many trials at once, each in its own process")
     add("--results", help="folder, or s3:// or gs:// (default: $SIMSIAM_RESULTS, else results/ or ~/simsiam-results)")
     add("--checkpoint-seconds", type=float, default=30.0, help="between two checkpoints of a trial (default: 30)")
+    add("--time-limit", type=float, metavar="MINUTES", help="end by then, if need be half done, with exit code 75")
     add("--price", type=float, help="of an hour of one CPU or GPU, for the column of that name")
     add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial, in kept/")
     add("--plan", action="store_true", help="show what would run and what is there, and exit")
@@ -64,6 +68,7 @@ class Request:
     overrides: dict[str, Any]
     rows: list[str] | None
     args: argparse.Namespace
+    until: float | None = None  # seconds since 1970 at which the trials must have ended
 
     @property
     def runtime(self) -> Runtime:
@@ -77,6 +82,7 @@ class Request:
             checkpoint_seconds=self.args.checkpoint_seconds,
             keep_checkpoint=self.args.keep_checkpoints,
             price=self.args.price,
+            until=self.until,
         )
 
     @property
@@ -116,7 +122,8 @@ class Request:
 
 
 def read(args: argparse.Namespace) -> Request:
-    """Raises UserError for what cannot be asked."""
+    """Raises UserError for what cannot be asked. A time limit counts from now."""
+    begun = time.time()
     if not args.table:
         raise UserError(f"Name a table with --table. Known: {', '.join(tables.names())}, all.")
     for option, low, high in (
@@ -136,6 +143,11 @@ def read(args: argparse.Namespace) -> Request:
         raise UserError(f"--checkpoint-seconds must be at least 0. Got {args.checkpoint_seconds:g} instead.")
     if args.price is not None and not 0 <= args.price < math.inf:
         raise UserError(f"--price must be at least 0. Got {args.price:g} instead.")
+    if args.time_limit is not None and not _END_SECONDS / 60 < args.time_limit <= _LONGEST:
+        raise UserError(
+            f"--time-limit must be above {_END_SECONDS / 60:g} minutes, the time that the tables take at the end, and "
+            f"at most {_LONGEST:,}. Got {args.time_limit:g} instead."
+        )
     _check_the_launcher(args)
     if args.table == "all" and args.rows:
         raise UserError("--rows is of one table. Got --table all: name one.")
@@ -147,6 +159,7 @@ def read(args: argparse.Namespace) -> Request:
         overrides=_overrides(args.set),
         rows=None if args.rows is None else [name.strip() for name in args.rows.split(",")],
         args=args,
+        until=None if args.time_limit is None else begun + 60 * args.time_limit - _END_SECONDS,
     )
 
 

@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from ablations.verdict import Verdict
 
 _CHECKED_BYTES = 512 << 20  # encoded pictures up to this size are all decoded once before anything starts
+_TIME_LIMIT = 75  # the exit code that sysexits.h has for "try again later"
 _REBUILD_SECONDS = 3.0  # between two rebuilds of the table files while trials run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code: 0, 1 if a trial failed, 2 for a wrong command, 130 if interrupted."""
+    """The command line. Returns the exit code.
+
+    0; 1 if a trial failed, 2 for a wrong command, 75 if the time limit has come first, 130 if interrupted.
+    """
     args = requests.parser().parse_args(argv)
     if args.list:
         print(_listing())
@@ -72,12 +76,15 @@ def _run(args: argparse.Namespace) -> int:
     if not tables.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
     store.folder.check_writable()
-    verdicts = _train(request, looks, store)
-    return _conclude(request, request.trials(looks[-1]), verdicts, store)
+    verdicts, left = _train(request, looks, store)
+    return _conclude(request, request.trials(looks[-1]), verdicts, store, left)
 
 
-def _train(request: Request, looks: list[int], store: Store) -> list[tuple[Table, Verdict]]:
-    """Train what is missing, and judge. After each look but the last, only rows of undecided claims get more seeds."""
+def _train(request: Request, looks: list[int], store: Store) -> tuple[list[tuple[Table, Verdict]], set[str]]:
+    """Train what is missing, and judge. After each look but the last, only rows of undecided claims get more seeds.
+
+    Returns the verdicts, and the fingerprints that the time limit has left.
+    """
     from ablations import report, verdict
 
     rows: dict[str, list[str]] | None = None
@@ -86,20 +93,22 @@ def _train(request: Request, looks: list[int], store: Store) -> list[tuple[Table
         trials = request.trials(seeds, rows)
         todo = _todo(trials, store, request.args.rerun)
         print(report.plan(trials, todo, store, where=request.where), flush=True)
-        _train_missing(request, trials, todo, store)
+        left = _train_missing(request, trials, todo, store)
         rows = {}
         for table in request.tables:
-            lines = _lines(request.trials(seeds), table, store)
-            for now in verdict.judge(table.claims, lines, looks=len(looks)):
+            planned = request.trials(seeds)
+            lines = _lines(planned, table, store)
+            short = {trial.row.name for trial in planned if trial.table is table and trial.fingerprint in left}
+            for now in verdict.judge(table.claims, lines, looks=len(looks), short=short):
                 before = found.get((table.name, now.claim))
                 # A decided difference stays decided, or the error rate would not hold; outcomes are counted anew.
                 if before is None or before.open or before.shows is None:
                     found[table.name, now.claim] = now
                     if now.open:
                         rows.setdefault(table.name, []).extend(now.claim.rows)
-        if not rows:
+        if left or not rows:
             break
-    return [(table, found[table.name, claim]) for table in request.tables for claim in table.claims]
+    return [(table, found[table.name, claim]) for table in request.tables for claim in table.claims], left
 
 
 def _lines(trials: list[Trial], table: Table, store: Store) -> list[dict[str, Any]]:
@@ -117,19 +126,23 @@ def _todo(trials: list[Trial], store: Store, rerun: str | None) -> dict[str, Tri
     }
 
 
-def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial], store: Store) -> None:
-    """Train, and keep the table files up to date. Raises UserError for pictures, or table files, that are broken."""
+def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial], store: Store) -> set[str]:
+    """Train, and keep the table files up to date -> the fingerprints that the time limit has left.
+
+    Raises UserError for pictures, or table files, that are broken.
+    """
     rebuild = _Rebuild(store, trials)
     store.tidy([name for name, state in store.states(tables.distinct(trials)).items() if state == "done"])
     rebuild.at_once()
-    if todo:
-        try:
-            _launch(request, list(todo.values()), store, rebuild)
-        finally:
-            rebuild.at_once()
+    if not todo or request.runtime.over:
+        return set(todo)
+    try:
+        return {trial.fingerprint for trial in _launch(request, list(todo.values()), store, rebuild)}
+    finally:
+        rebuild.at_once()
 
 
-def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> None:
+def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> list[Trial]:
     from ablations.progress import Progress
     from simsiam import data
 
@@ -145,12 +158,14 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
         raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
     try:
         with Progress(todo) as progress:
-            launch(todo, request.runtime, store, progress, rebuild)
+            left = launch(todo, request.runtime, store, progress, rebuild)
     except data.DataError as error:
         raise UserError(str(error)) from None
-    states = store.states(trial.fingerprint for trial in todo)
-    if lost := [t.name for t in todo if states[t.fingerprint] != "done" and not store.failure(t.fingerprint)]:
+    ended = {trial.fingerprint: trial for trial in todo if trial not in left}
+    states = store.states(ended)
+    if lost := [t.name for name, t in ended.items() if states[name] != "done" and not store.failure(name)]:
         raise OSError(f"{store.folder} did not take what became of {', '.join(lost)}")
+    return left
 
 
 def _launcher(args: argparse.Namespace) -> Callable[..., list[Trial]]:
@@ -193,7 +208,9 @@ class _Rebuild:
             self._next = time.monotonic() + max(_REBUILD_SECONDS, 9 * took)
 
 
-def _conclude(request: Request, trials: list[Trial], verdicts: list[tuple[Table, Verdict]], store: Store) -> int:
+def _conclude(
+    request: Request, trials: list[Trial], verdicts: list[tuple[Table, Verdict]], store: Store, left: set[str]
+) -> int:
     """Print the tables, the verdicts and the place of the results -> the exit code."""
     from ablations import report
 
@@ -201,10 +218,14 @@ def _conclude(request: Request, trials: list[Trial], verdicts: list[tuple[Table,
         print("\n" + report.results(table, _lines(trials, table, store)))
     if verdicts:
         print("\n" + report.claims(verdicts))
-    failures = [f for fingerprint in tables.distinct(trials) if (f := store.failure(fingerprint))]
+    ended = tables.distinct(trials).keys() - left
+    failures = [f for fingerprint in sorted(ended) if (f := store.failure(fingerprint))]
     for failure in failures:
         print(f"Failed: {failure['fingerprint']}: {failure['message']}")
     print(f"\nResults: {store.folder}: {', '.join(f'{table.name}.parquet' for table in request.tables)}")
+    if left:
+        print(f"The time limit has come before {len(left)} trainings. The same command goes on from here.", flush=True)
+        return _TIME_LIMIT
     return 1 if failures else 0
 
 

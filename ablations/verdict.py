@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,17 +75,29 @@ def interval(values: Sequence[float], alpha: float = ALPHA, *, resolution: float
     return Interval(statistics.fmean(values), quantile * deviation / math.sqrt(n), n)
 
 
-def judge(claims: Sequence[Claim], lines: Iterable[Line], *, looks: int = 1) -> list[Verdict]:
+def judge(
+    claims: Sequence[Claim], lines: Iterable[Line], *, looks: int = 1, short: Collection[str] = ()
+) -> list[Verdict]:
     """A verdict for each claim of a table.
 
     Args:
         lines: of one table, on one recipe with one set of overrides.
         looks: how often the claims are judged while seeds are added; the error rate is split over them.
+        short: rows that the time limit has left without some of their seeds. Claims on them are undecided.
     """
     rows: dict[str, dict[int, Line]] = {}
     for line in lines:
         rows.setdefault(line["row"], {})[line["seed"]] = line
-    return [_judge(claim, rows, ALPHA / len(claims) / looks) for claim in claims]
+    return [_short_of_seeds(claim, rows, short) or _judge(claim, rows, ALPHA / len(claims) / looks) for claim in claims]
+
+
+def _short_of_seeds(claim: Claim, rows: Mapping[str, Mapping[int, Line]], short: Collection[str]) -> Verdict | None:
+    """Undecided: those seeds that were done in time may be the ones that ended early, say by diverging."""
+    missing = [row for row in claim.rows if row in short]
+    if not missing:
+        return None
+    n = min(len(rows.get(row, {})) for row in claim.rows)
+    return Verdict(claim, UNDECIDED, f"{' and '.join(missing)} short of seeds: the time limit has come first", n)
 
 
 def _judge(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -> Verdict:

@@ -33,4 +33,14 @@ fi
 
 # run.py plans for the nodes that are there. A requeued job goes on from what is finished.
 wait_for python -c "import ray; ray.init(); assert sum(n['Alive'] for n in ray.nodes()) == $SLURM_JOB_NUM_NODES"
-python ablations/run.py "$@"
+# Two minutes before Slurm would end it, run.py ends by itself, if need be half done, and the job waits for its next turn.
+limit=()
+if [[ -n ${SLURM_JOB_END_TIME:-} ]]; then
+  limit=(--time-limit "$(((SLURM_JOB_END_TIME - $(date +%s)) / 60 - 2))")
+fi
+code=0
+python ablations/run.py "${limit[@]}" "$@" || code=$?
+if ((code == 75)); then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

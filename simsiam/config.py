@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import time
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -139,6 +140,11 @@ class Runtime:
     keep_checkpoint: bool = False  # after the trial is finished
     price: float | None = None  # of an hour of one CPU or GPU
     until: float | None = None  # seconds since 1970 at which a trial must have ended, if need be half done
+
+    @property
+    def over(self) -> bool:
+        """Whether the time for trials is over."""
+        return self.until is not None and time.time() > self.until
 
 
 _LARGEST = 2**31 - 1  # of a whole number

@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,27 @@ def test_slurm_starts_a_head_and_the_others_with_one_token_and_then_the_table(no
     assert len(token) == 64
     assert token not in " ".join(steps)
     assert {call.environment["RAY_AUTH_MODE"] for call in made} == {"token"}
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(75, ["requeue", "7"]), (0, None), (1, None)])
+def test_slurm_puts_itself_back_into_the_queue_when_its_time_is_over(
+    code: int, requeued: list[str] | None, home: Path
+) -> None:
+    bin = home / "simsiam-ablations" / ".venv" / "bin"
+    (bin / "python").write_text(RECORDER + f"sys.exit({code} if 'run.py' in sys.argv[1] else 0)\n")
+    (bin / "scontrol").write_text(RECORDER)
+    (bin / "scontrol").chmod(0o700)
+    environment = {
+        "SIMSIAM_DATA": "s3://data",
+        "SIMSIAM_RESULTS": "s3://results",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_END_TIME": str(int(time.time()) + 3630),
+    }
+    made = calls(["bash", str(ROOT / "cluster" / "slurm.sh"), "--table", "epochs"], home, **environment)
+    table = [call for call in made if call.program == "python"][-1]
+    assert table.arguments == ["ablations/run.py", "--time-limit", "58", "--table", "epochs"]
+    assert [call.arguments for call in made if call.program == "scontrol"] == ([requeued] if requeued else [])
 
 
 def test_slurm_gives_up_where_ray_does_not_start(home: Path) -> None:

@@ -116,7 +116,7 @@ def test_processes_that_cannot_start_end_the_run(
 def test_a_result_that_was_kept_before_its_process_died_counts(tmp_path: Path) -> None:
     store, progress = Store.at(tmp_path), mock.Mock()
     (trial,) = run.requests.read(run.requests.parser().parse_args([*TABLE, "--rows", "with"])).trials(1)
-    plan = launch_jobs._Plan([trial], store, progress, mock.Mock(), 2)
+    plan = launch_jobs._Plan([trial], Runtime(), store, progress, mock.Mock(), 2)
     slot = mock.Mock(trial=None, broken="")
     plan.hear(slot, launch_jobs._READY, ("cpu", None, 1))
     result = {"fingerprint": trial.fingerprint, "sources": launch_jobs.provenance.sources(), "outcome": "finished"}

@@ -8,8 +8,6 @@ import ray
 
 from ablations.launch.cluster import HEAD
 
-HALF_DONE = "half done: the time limit has come first"
-
 Told = str | dict[str, Any]  # a word on what it does, or the line of an epoch
 
 

@@ -6,7 +6,6 @@ import gc
 import itertools
 import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from ablations import placement
 from ablations import trial as trials
 from ablations.files import Folder
 from ablations.launch import cluster, trainer
-from ablations.launch.board import HALF_DONE, Board
+from ablations.launch.board import Board
 from ablations.launch.notices import LeavingError
 from ablations.launch.work import Job, work
+from ablations.progress import HALF_DONE
 from ablations.store import FAILED, Store, unfinished
 from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Config, Runtime, fingerprint
@@ -55,7 +55,7 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any], board: Board)
     job |= {"pictures": pictures[config.train_images], "board": board}
     run = _alone if runtime.workers == 1 else _together
     try:
-        if runtime.until is not None and time.time() > runtime.until:
+        if runtime.over:
             raise TimeLimitError
         run(job, config, runtime, store)
     except TimeLimitError:

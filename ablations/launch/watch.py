@@ -11,9 +11,9 @@ from ray import cloudpickle
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from ablations import trial as ours
-from ablations.launch.board import HALF_DONE, Board
+from ablations.launch.board import Board
 from ablations.launch.drive import RETRIES, cause_of, hopeless
-from ablations.progress import Progress
+from ablations.progress import HALF_DONE, Progress
 from ablations.store import FAILED, Result, Store, unfinished
 from simsiam.config import Config, Runtime, fingerprint
 
