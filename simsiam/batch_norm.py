@@ -1,7 +1,7 @@
 """Batch normalisation over the global batch or over groups of it, for any number of workers, on CPU and GPU.
 
 torch's own kernels do it wherever they can: its SyncBatchNorm refuses CPU tensors and knows no group smaller than a
-worker's share.
+worker's share, and in the channels-last format its CPU kernels add up all rows of a channel one after another.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class BatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         workers, whole = distributed.world_size(), self.group == self.batch_size
-        if not self.training or (workers == 1 and whole):
+        in_rows = x.device.type == "cpu" and _is_channels_last(x) and x[:, :1].numel() > 1  # torch refuses one number
+        if not self.training or (workers == 1 and whole and not in_rows):
             return super().forward(x)
         self._check_input_dim(x)
         part = distributed.share(self.batch_size)
@@ -53,10 +54,17 @@ class BatchNorm(_BatchNorm):
                 f"Got {len(x)} instead."
             )
         if workers == 1:
-            return self._by_folding(x)
+            return self._in_rows(x) if whole and in_rows else self._by_folding(x)
         if whole and x.is_cuda:
             return self._by_torch(x, workers)
         return self._by_gathering(x, part)
+
+    def _in_rows(self, x: Tensor) -> Tensor:
+        """One worker on a CPU, channels last."""
+        rows = x.permute(0, 2, 3, 1).flatten(0, 2)
+        y, mean, var = _NormaliseRows.apply(rows, self.weight, self.bias, self.eps)
+        self._track(mean[None], (var * (len(rows) / (len(rows) - 1)))[None])
+        return y.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
 
     def _by_folding(self, x: Tensor) -> Tensor:
         """One worker: the groups side by side as channels of one native BN."""
@@ -167,6 +175,58 @@ class _Normalise(torch.autograd.Function):
         of_grad, of_product = groups.spread(means)[..., None].chunk(2, dim=1)
         dx = (grad - of_grad - y * of_product) * groups.spread(invstd)[..., None]
         return dx.reshape(grads[0].shape).to(ctx.dtype), None, None
+
+
+class _NormaliseRows(torch.autograd.Function):
+    """BN of rows (n, C), whose sums are exact enough to train on: each is of many short ones.
+
+    n rows of C numbers are as well n/s rows of s C: torch's kernels then add up n/s rows at most, s times as many sums.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        sums = _sums(len(x))
+        nothing = torch.zeros(sums * x.shape[1], dtype=_wide(x))
+        means, variances = torch.batch_norm_update_stats(_short(x, sums), nothing, nothing.clone(), 0.0)
+        means = means.view(sums, -1)
+        mean = means.mean(0)
+        var = variances.view(sums, -1).mean(0) + (means - mean).square().mean(0)
+        y = F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        x, weight, mean, var = ctx.saved_tensors
+        sums, n = _sums(len(x)), len(x)
+        many = [None if each is None else each.repeat(sums) for each in (weight, mean, var)]
+        dx, dweights, dbiases = torch.ops.aten.native_batch_norm_backward(
+            _short(grads[0].contiguous(), sums), _short(x, sums), *many, None, None, False, ctx.eps, [True, True, True]
+        )
+        dweight, dbias = dweights.view(sums, -1).sum(0), dbiases.view(sums, -1).sum(0)
+        invstd = (var + ctx.eps).rsqrt()
+        scale = invstd if weight is None else invstd * weight
+        # As yet dx takes mean and var for constants. Their own part of it is linear in x.
+        slope = -scale * invstd * dweight / n
+        dx = dx.view(x.shape).addcmul_(x, slope.to(x.dtype)).sub_((scale * dbias / n + slope * mean).to(x.dtype))
+        return (dx, *((None, None) if weight is None else (dweight, dbias)), None)
+
+
+_LONGEST = 512  # rows that are added up one after another: as exact as torch's kernels for the other format
+
+
+def _sums(n: int) -> int:
+    """In how many sums of equal length, of at most _LONGEST each, n rows are added up."""
+    return next(sums for sums in range(-(-n // _LONGEST), n + 1) if n % sums == 0)
+
+
+def _short(rows: Tensor, sums: int) -> Tensor:
+    """Rows (n, C) -> (n / sums, sums C), without a copy."""
+    return rows.view(len(rows) // sums, -1)
 
 
 def _wide(x: Tensor) -> torch.dtype:

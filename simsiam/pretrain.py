@@ -92,8 +92,7 @@ class _Run:
         self.device = torch.device(runtime.device)
         self.dtype = WEIGHTS[config.precision]
         self.model = SimSiam(config).to(self.device, self.dtype)
-        if self.device.type == "cuda":
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parallel: torch.nn.Module = self.model
         if distributed.world_size() > 1:
             # DDP puts its buckets into another order after the first step, so a run that goes on adds up in another

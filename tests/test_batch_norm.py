@@ -190,6 +190,51 @@ def test_one_worker_without_groups_is_torch_to_the_bit(side: int, affine: bool, 
         assert results[0][0].dtype == dtype
 
 
+def both(shape: tuple[int, ...], affine: bool, dtype: torch.dtype, to: torch.memory_format) -> list[list[Tensor]]:
+    """What ours comes to in a type and a format, and torch's in float64: y, dx, dweight, dbias, running statistics."""
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = []
+    for norm, kind in (
+        (BatchNorm(shape[1], batch_size=shape[0], affine=affine), dtype),
+        (nn.BatchNorm2d(shape[1], affine=affine), torch.float64),
+    ):
+        norm.to(kind)
+        if affine:
+            nn.init.uniform_(norm.weight, 0.5, 2, generator=torch.Generator().manual_seed(1))
+            nn.init.uniform_(norm.bias, generator=torch.Generator().manual_seed(2))
+        leaf = (3 * x + 2).to(kind).contiguous(memory_format=to).requires_grad_()
+        y = norm(leaf)
+        y.backward(grad.to(kind))
+        found.append([y.detach(), leaf.grad, *(p.grad for p in norm.parameters()), *norm.buffers()])
+    return found
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 5, 5), (7, 4, 13, 11), (64, 2, 1, 1), (5, 1, 3, 2), (600, 1, 1, 1)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_channels_last_is_torchs(shape: tuple[int, ...], affine: bool) -> None:
+    ours, theirs = both(shape, affine, torch.float64, torch.channels_last)
+    assert ours[0].is_contiguous(memory_format=torch.channels_last)
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-11, rtol=1e-11)
+
+
+def test_channels_last_adds_up_as_exactly_as_the_other_format() -> None:
+    shape = (64, 8, 32, 32)  # 65,536 numbers a channel: torch's kernels for it are off by ten times as much
+    errors = {}
+    for to in (torch.channels_last, torch.contiguous_format):
+        pairs = zip(*both(shape, True, torch.float32, to), strict=True)
+        errors[to] = [float((one - two).abs().max()) for one, two in pairs]
+    for one, two in zip(errors[torch.channels_last], errors[torch.contiguous_format], strict=True):
+        assert one <= 3 * two + 1e-7, errors
+
+
+def test_one_number_a_channel_is_refused_in_either_format() -> None:
+    for to in (torch.channels_last, torch.contiguous_format):
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            BatchNorm(3, batch_size=1)(torch.zeros(1, 3, 1, 1).contiguous(memory_format=to))
+
+
 @pytest.mark.parametrize("group", [None, 2])
 def test_eval_is_torch_for_any_number_of_samples(group: int | None) -> None:
     ours, theirs = BatchNorm(3, batch_size=4, group=group), nn.BatchNorm2d(3)

@@ -129,7 +129,8 @@ def test_in_float32_workers_agree_to_1e_4_over_the_first_epoch(
 
 @pytest.mark.parametrize("world", WORLDS[1:])
 def test_workers_that_each_normalise_their_own_share_do_not_agree(found: dict[int, list[Found]], world: int) -> None:
-    assert found[1][0][ALONE] == found[1][0]["float64"]
+    for number, values in found[1][0]["float64"].items():  # of one worker, it is all there is
+        assert found[1][0][ALONE][number] == pytest.approx(values, rel=1e-9)
     differences = apart(found, ALONE, world)
     assert differences["loss"] > 1e-3, differences
     assert differences["z_std"] > 1e-1, differences
