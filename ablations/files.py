@@ -116,11 +116,17 @@ class Folder:
     def names(self, folder: str, hidden: bool = False) -> list[str]:
         """The sorted names of the files in a sub-folder; with `hidden`, also of those that a killed writer left."""
 
-        def attempt() -> list[str]:
+        return sorted(name for name in self._listing(folder) if hidden or not name.startswith("."))
+
+    def stamps(self, folder: str) -> dict[str, tuple[int, int]]:
+        """Name -> (ns since 1970, bytes) of the files in a sub-folder: another one once it is written again."""
+        return {name: (f.mtime_ns, f.size) for name, f in self._listing(folder).items() if not name.startswith(".")}
+
+    def _listing(self, folder: str) -> dict[str, Any]:
+        def attempt() -> dict[str, Any]:
             files, root = self.open()
-            found = files.get_file_info(fs.FileSelector(f"{root}/{folder}", allow_not_found=True))
-            names = sorted(f.base_name for f in found if f.type == fs.FileType.File)
-            return [name for name in names if hidden or not name.startswith(".")]
+            found = files.get_file_info(fs.FileSelector(f"{root}/{folder}".rstrip("/"), allow_not_found=True))
+            return {f.base_name: f for f in found if f.type == fs.FileType.File}
 
         return buckets.patiently(self.uri, attempt)
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations import provenance
+from ablations.columns import Result
 from ablations.progress import HALF_DONE, Progress
-from ablations.store import FAILED, Result, Store, unfinished
+from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial, UserError
 from simsiam import data
 from simsiam.checkpoint import TimeLimitError

@@ -15,8 +15,9 @@ import torch
 
 from ablations import placement
 from ablations import trial as trials
+from ablations.columns import Result
 from ablations.progress import HALF_DONE, Progress
-from ablations.store import FAILED, Result, Store, unfinished
+from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial, UserError
 from simsiam import data
 from simsiam.checkpoint import TimeLimitError

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,12 +46,20 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-@functools.cache
 def sources() -> str:
     """A digest of the code that decides a number, as it was when it was asked for first: simsiam/, ablations/trial.py.
 
     Comments, docstrings and layout do not count, nor does the version of Python.
     """
+    with _once:  # sixteen threads that ask at first would each make it
+        return _sources()
+
+
+_once = threading.Lock()
+
+
+@functools.cache
+def _sources() -> str:
     return digest(*_PACKAGES)
 
 

@@ -87,8 +87,8 @@ def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, wh
         for t in trials
     ]
     counts = ", ".join(f"{n} {state}" for state, n in Counter(states.values()).items())
-    finished = store.finished() if todo else []
-    times = [store.estimate(trial.config, finished) for trial in todo.values()]
+    costs = store.costs() if todo else []
+    times = [store.estimate(trial.config, costs) for trial in todo.values()]
     known = [seconds for seconds in times if seconds is not None]
     total = duration(sum(known)) if len(known) == len(times) else "unknown"
     lines.append(

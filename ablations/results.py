@@ -16,7 +16,8 @@ import pandas as pd
 
 from ablations import provenance, report, verdict
 from ablations import table as tables
-from ablations.store import COLUMNS, CURVE, Columns, Store
+from ablations.columns import COLUMNS, CURVE, Columns
+from ablations.store import Store
 from ablations.table import Table, UserError
 from ablations.verdict import Verdict
 from simsiam import config as configs

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 _CHECKED_BYTES = 512 << 20  # encoded pictures up to this size are all decoded once before anything starts
 _TIME_LIMIT = 75  # the exit code that sysexits.h has for "try again later"
-_REBUILD_SECONDS = 3.0  # between two rebuilds of the table files while trials run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,7 +128,9 @@ def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial]
 
     Raises UserError for pictures, or table files, that are broken.
     """
-    rebuild = _Rebuild(store, trials)
+    from ablations.rebuild import Rebuild
+
+    rebuild = Rebuild(store, trials)
     store.tidy([name for name, state in store.states(tables.distinct(trials)).items() if state == "done"])
     rebuild.at_once()
     if not todo or request.runtime.over:
@@ -161,9 +160,10 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
             left = launch(todo, request.runtime, store, progress, rebuild)
     except data.DataError as error:
         raise UserError(str(error)) from None
-    ended = {trial.fingerprint: trial for trial in todo if trial not in left}
-    states = store.states(ended)
-    if lost := [t.name for name, t in ended.items() if states[name] != "done" and not store.failure(name)]:
+    ended = tables.distinct(todo).keys() - {trial.fingerprint for trial in left}
+    kept = {name for name, state in store.states(ended).items() if state == "done"}
+    kept |= {failure["fingerprint"] for failure in store.failures(ended)}
+    if lost := [trial.name for trial in todo if trial.fingerprint in ended - kept]:
         raise OSError(f"{store.folder} did not take what became of {', '.join(lost)}")
     return left
 
@@ -181,33 +181,6 @@ def _launcher(args: argparse.Namespace) -> Callable[..., list[Trial]]:
     return launch
 
 
-class _Rebuild:
-    """Brings the table files up to date with what is done, now and then, or at once.
-
-    Now and then is every few seconds, and seldom enough to take a tenth of the time where a bucket is slow.
-    """
-
-    def __init__(self, store: Store, trials: list[Trial]) -> None:
-        self._store, self._trials = store, trials
-        self._next, self._due = time.monotonic(), False
-
-    def __call__(self, ended: bool) -> None:
-        """Now and then: with what has ended since the last time, `ended` if a trial just has."""
-        self._due = self._due or ended
-        if self._due and time.monotonic() > self._next:
-            with contextlib.suppress(OSError):  # the trials matter more: the last rebuild has all that they came to
-                self.at_once()
-
-    def at_once(self) -> None:
-        begun = time.monotonic()
-        try:
-            self._store.rebuild(self._trials)
-            self._due = False
-        finally:
-            took = time.monotonic() - begun
-            self._next = time.monotonic() + max(_REBUILD_SECONDS, 9 * took)
-
-
 def _conclude(
     request: Request, trials: list[Trial], verdicts: list[tuple[Table, Verdict]], store: Store, left: set[str]
 ) -> int:
@@ -219,7 +192,7 @@ def _conclude(
     if verdicts:
         print("\n" + report.claims(verdicts))
     ended = tables.distinct(trials).keys() - left
-    failures = [f for fingerprint in sorted(ended) if (f := store.failure(fingerprint))]
+    failures = store.failures(sorted(ended))
     for failure in failures:
         print(f"Failed: {failure['fingerprint']}: {failure['message']}")
     print(f"\nResults: {store.folder}: {', '.join(f'{table.name}.parquet' for table in request.tables)}")

@@ -8,107 +8,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import io
 import os
 import statistics
-import typing
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ablations import provenance
+from ablations import table as tables
+from ablations.columns import COLUMNS, CURVE, TRIAL, Result, decoded, encoded
 from ablations.files import Folder
 from ablations.table import Trial, UserError
 from simsiam import config as configs
 from simsiam.config import Config
 
 T = TypeVar("T")
-Result = dict[str, Any]
-
 _AT_ONCE = 16  # files read at the same time: a bucket answers each after some hundredths of a second
 
 FAILED, INFEASIBLE = "failed", "infeasible"  # the outcomes of trials that have no numbers
-
-_TEXT, _REAL, _WHOLE, _TIME = pa.string(), pa.float64(), pa.int64(), pa.timestamp("us", tz="UTC")
-_TYPES = {bool: pa.bool_(), int: _WHOLE, float: _REAL, str: _TEXT}
-
-# Column -> (type, unit).
-Columns = dict[str, tuple[pa.DataType, str]]
-
-KEY: Columns = {
-    "table": (_TEXT, "name in ablations/tables"),
-    "row": (_TEXT, "name in the table"),
-    "recipe": (_TEXT, "name in simsiam/recipes.py"),
-    "overrides": (_TEXT, "--set, canonical text; empty for none"),
-    "seed": (_WHOLE, ""),
-}
-METRICS: Columns = {
-    "outcome": (_TEXT, "finished, collapsed, diverged, infeasible or failed"),
-    "fingerprint": (_TEXT, "identity of the trial"),
-    "loss": (_REAL, "mean of the last epoch"),
-    "loss_roughness": (_REAL, "mean absolute change from epoch to epoch, second half of training"),
-    "z_std": (_REAL, "std of z/||z|| times sqrt(d), test set"),
-    "effective_rank": (_REAL, "of z/||z||, test set, 1 to d"),
-    "knn_top1": (_REAL, "per cent of the test set"),
-    "linear_top1": (_REAL, "per cent of the test set"),
-    "knn_top1_init": (_REAL, "per cent of the test set, untrained network"),
-    "knn_top1_pixels": (_REAL, "per cent of the test set, raw pixels; small data only"),
-    "paper": (_REAL, "the paper's linear top-1 on ImageNet, per cent"),
-    "message": (_TEXT, "why it failed or is infeasible"),
-}
-EVALUATION: Columns = {
-    "test_images": (_WHOLE, "images evaluated on"),
-    "knn_k": (_WHOLE, "neighbours"),
-    "knn_temperature": (_REAL, ""),
-    "probe": (_TEXT, "recipe of the linear probe"),
-}
-PROVENANCE: Columns = {
-    "version": (_TEXT, "of this package"),
-    "sources": (_TEXT, "digest of the code that decides a number"),
-    "torch": (_TEXT, "version"),
-    "ray": (_TEXT, "version"),
-    "cuda": (_TEXT, "version; none on CPU"),
-    "device": (_TEXT, "name"),
-    "workers": (_WHOLE, "at the end"),
-    "workers_by_step": (_TEXT, "step:workers from that step on, for each change of their number"),
-    "gpu_fraction": (_REAL, "of a GPU's memory that a worker may use; speeds count only at 1; none on CPU"),
-    "threads": (_WHOLE, "of torch, a worker"),
-    "images_per_second": (_REAL, "median over epochs, all workers, source images, evaluation excluded"),
-    "step": (_TEXT, "eager, graph or compiled: how a GPU took a training step"),
-    "eval_seconds": (_REAL, "s, evaluation after the epochs, all together; within wall_seconds"),
-    "wall_seconds": (_REAL, "s, training and evaluation, start-up excluded"),
-    "device_seconds": (_REAL, "s, the same, of each worker's CPU or share of a GPU, added up"),
-    "price": (_REAL, "of the device_seconds, at --price an hour; none if not given"),
-    "started": (_TIME, "UTC, of the last attempt"),
-    "ended": (_TIME, "UTC"),
-}
-CURVE: Columns = {
-    "epoch": (_WHOLE, "epochs done"),
-    "loss": (_REAL, "mean of the epoch"),
-    "z_std": METRICS["z_std"],
-    "effective_rank": METRICS["effective_rank"],
-    "knn_top1": METRICS["knn_top1"],
-    "lr": (_REAL, "of the encoder, at the epoch's start"),
-    "seconds": (_REAL, "s, of the epoch's steps"),
-    "eval_seconds": (_REAL, "s, of the epoch's evaluation"),
-    "images_per_second": (_REAL, "source images, evaluation excluded"),
-}
-
-
-def _config_columns() -> Columns:
-    columns = {}
-    for name, hint in configs.TYPES.items():
-        kind = next(arg for arg in (typing.get_args(hint) or (hint,)) if arg is not type(None))
-        columns[name] = _TYPES[kind], configs.FIELDS[name].metadata.get("unit", "")
-    return columns
-
-
-COLUMNS: Columns = {**KEY, **METRICS, **_config_columns(), **EVALUATION, **PROVENANCE}
-TRIAL: Columns = {name: column for name, column in COLUMNS.items() if name not in KEY or name == "seed"}
 
 
 @dataclass(frozen=True)
@@ -165,15 +86,19 @@ class Store:
 
     def state(self, fingerprint: str) -> str:
         """`done`, `stale` (done, by other sources than these), `half done`, `failed` or `to run`."""
-        if done := self.trial(fingerprint):
-            return "done" if done["sources"] == provenance.sources() else "stale"
-        if self.folder.exists(_failed(fingerprint)):
-            return "failed"
-        return "half done" if self.folder.exists(self.checkpoint(fingerprint).name) else "to run"
+        return self._state(fingerprint, lambda name: self.folder.exists(name))
 
     def states(self, fingerprints: Iterable[str]) -> dict[str, str]:
-        """Fingerprint -> its state."""
-        return _each(self.state, fingerprints)
+        """Fingerprint -> its state, by one look at each folder and at what is done."""
+        there = {f"{folder}/{name}" for folder in _FOLDERS for name in self.folder.names(folder)}
+        return _each(lambda fingerprint: self._state(fingerprint, there.__contains__), fingerprints)
+
+    def _state(self, fingerprint: str, exists: Callable[[str], bool]) -> str:
+        if exists(_trial(fingerprint)) and (done := self._read(_trial(fingerprint), ["sources"])):
+            return "done" if done[0]["sources"] == provenance.sources() else "stale"
+        if exists(_failed(fingerprint)):
+            return "failed"
+        return "half done" if exists(self.checkpoint(fingerprint).name) else "to run"
 
     def checkpoint(self, fingerprint: str) -> Checkpoint:
         """The checkpoint of a trial by the sources there are now: others' is not gone on from."""
@@ -190,8 +115,8 @@ class Store:
             for kind in ("curves", "trials"):
                 old = f"superseded/{kind}/{fingerprint}-{before['sources']}.parquet"
                 self.folder.move(f"{kind}/{fingerprint}.parquet", old)
-        self.folder.write(_curve(fingerprint), _parquet(CURVE, curve))
-        self.folder.write(_trial(fingerprint), _parquet(TRIAL, [result]))
+        self.folder.write(_curve(fingerprint), encoded(CURVE, curve))
+        self.folder.write(_trial(fingerprint), encoded(TRIAL, [result]))
         if keep_checkpoint:
             self.folder.move(self.checkpoint(fingerprint).name, f"kept/{fingerprint}-{result['sources']}.pt")
         self.tidy([fingerprint])
@@ -206,21 +131,21 @@ class Store:
     def write_failure(self, result: Result) -> None:
         """Keep what became of a trial that failed, if that is possible: on a full disk, this is lost first."""
         with contextlib.suppress(OSError):
-            self.folder.write(_failed(result["fingerprint"]), _parquet(TRIAL, [result]))
+            self.folder.write(_failed(result["fingerprint"]), encoded(TRIAL, [result]))
 
     def table(self, name: str) -> list[Result]:
         """The lines of results/<table>.parquet; none if it is not there."""
         return self._read(f"{name}.parquet") or []
 
     @staticmethod
-    def estimate(config: Config, finished: list[Result]) -> float | None:
-        """Seconds that training this Config may take: from `finished` trials of nets, views and pictures like its own
-        on this kind of device, by epochs. None where there is none.
+    def estimate(config: Config, costs: list[Result]) -> float | None:
+        """Seconds that training this Config may take: from the `costs` of trials of nets, views and pictures like its
+        own on this kind of device, by epochs. None where there is none.
         """
         device, alike = provenance.machine(), {name: getattr(config, name) for name in _COST}
         speeds = [
             done["wall_seconds"] / done["epochs"]
-            for done in finished
+            for done in costs
             if done["device"] == device and done["outcome"] != "diverged" and alike.items() <= done.items()
         ]
         return statistics.median(speeds) * config.epochs if speeds else None
@@ -229,9 +154,27 @@ class Store:
         """Of every finished trial there is."""
         return [name.removesuffix(".parquet") for name in self.folder.names("trials")]
 
-    def finished(self) -> list[Result]:
-        """Every finished trial there is."""
-        return [result for result in _each(self.trial, self.fingerprints()).values() if result]
+    def costs(self) -> list[Result]:
+        """What `estimate` looks at, of all that the table files have."""
+        lines: dict[str, Result] = {}
+        for name in tables.names():
+            lines |= {line["fingerprint"]: line for line in self._read(f"{name}.parquet", [*_COST, *_TOOK]) or []}
+        return [line for line in lines.values() if line["wall_seconds"] is not None]
+
+    def failures(self, fingerprints: Iterable[str]) -> list[Result]:
+        """Of these trials, the results of those that failed."""
+        there = set(self.folder.names("failed"))
+        failed = [name for name in fingerprints if _failed(name).removeprefix("failed/") in there]
+        return [result for result in _each(self.failure, failed).values() if result]
+
+    def stamps(self) -> dict[str, Any]:
+        """Fingerprint -> what changes when its trial is done or fails once more, of all that have."""
+        done, failed = ({Path(n).stem: s for n, s in self.folder.stamps(f).items()} for f in ("trials", "failed"))
+        return {fingerprint: (done.get(fingerprint), failed.get(fingerprint)) for fingerprint in done | failed}
+
+    def table_files(self) -> set[str]:
+        """Their names."""
+        return {name for name in self.folder.names("") if name.endswith(".parquet")}
 
     def rebuild(self, trials: Sequence[Trial]) -> None:
         """Bring the files of these trials' tables up to date with what is done or failed by now.
@@ -265,14 +208,14 @@ class Store:
             ),
         )
         if ordered:
-            self.folder.write(f"{name}.parquet", _parquet(COLUMNS, ordered))
+            self.folder.write(f"{name}.parquet", encoded(COLUMNS, ordered))
 
     def _read_one(self, name: str) -> Result | None:
         lines = self._read(name)
         return lines[0] if lines else None
 
-    def _read(self, name: str) -> list[Result] | None:
-        """The lines of a Parquet file, or None if it is not there.
+    def _read(self, name: str, columns: list[str] | None = None) -> list[Result] | None:
+        """The lines of a Parquet file, with `columns` those alone; None if it is not there.
 
         The bytes are read once: pyarrow would open the file twice, and another process may replace it in between.
         """
@@ -280,8 +223,7 @@ class Store:
         if content is None:
             return None
         try:
-            # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
-            return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False).to_pylist()
+            return decoded(content, columns)
         except (pa.ArrowException, OSError, ValueError, LookupError) as error:
             path = f"{self.folder}/{name}"
             raise UserError(f"{path} is damaged ({error}). Remove it; what it held is made again.") from None
@@ -308,6 +250,9 @@ def _each(function: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
 
 # What the time of an epoch hangs on most; the batch size and the other switches matter little beside it.
 _COST = ("data", "train_images", "image_size", "backbone", "stem", "width", "pairs_per_image", "precision")
+_TOOK = ("fingerprint", "device", "outcome", "epochs", "wall_seconds")
+
+_FOLDERS = ("trials", "failed", "checkpoints")
 
 
 def unfinished(config: Config, outcome: str, message: str) -> Result:
@@ -336,14 +281,3 @@ def _membership(trial: Trial) -> Result:
 def _key(line: Result) -> tuple[Any, ...]:
     """What a line of a table is filed under; pictures of another folder are another line."""
     return line["recipe"], line["overrides"], line["data"], line["row"], line["seed"]
-
-
-def schema(columns: Columns) -> pa.Schema:
-    """The Parquet schema, each field with its unit."""
-    return pa.schema([pa.field(name, kind, metadata={"unit": unit}) for name, (kind, unit) in columns.items()])
-
-
-def _parquet(columns: Columns, lines: list[Result]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(lines, schema=schema(columns)), buffer)
-    return buffer.getvalue()

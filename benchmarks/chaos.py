@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 
 from ablations import provenance
-from ablations.store import METRICS
+from ablations.columns import METRICS
 from simsiam import config as configs
 
 ROOT = Path(__file__).resolve().parent.parent

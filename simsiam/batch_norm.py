@@ -43,7 +43,7 @@ class BatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         workers, whole = distributed.world_size(), self.group == self.batch_size
-        in_rows = x.device.type == "cpu" and _is_channels_last(x) and x[:, :1].numel() > 1  # torch refuses one number
+        in_rows = x.device.type == "cpu" and _is_channels_last(x) and x.numel() > _LONGEST * x.shape[1]
         if not self.training or (workers == 1 and whole and not in_rows):
             return super().forward(x)
         self._check_input_dim(x)
@@ -61,10 +61,10 @@ class BatchNorm(_BatchNorm):
 
     def _in_rows(self, x: Tensor) -> Tensor:
         """One worker on a CPU, channels last."""
-        rows = x.permute(0, 2, 3, 1).flatten(0, 2)
-        y, mean, var = _NormaliseRows.apply(rows, self.weight, self.bias, self.eps)
-        self._track(mean[None], (var * (len(rows) / (len(rows) - 1)))[None])
-        return y.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+        y, mean, var = _NormaliseRows.apply(x, self.weight, self.bias, self.eps)
+        n = x.numel() // x.shape[1]
+        self._track(mean[None], (var * (n / (n - 1)))[None])
+        return y
 
     def _by_folding(self, x: Tensor) -> Tensor:
         """One worker: the groups side by side as channels of one native BN."""
@@ -178,21 +178,21 @@ class _Normalise(torch.autograd.Function):
 
 
 class _NormaliseRows(torch.autograd.Function):
-    """BN of rows (n, C), whose sums are exact enough to train on: each is of many short ones.
+    """BN of channels-last x (b, C, H, W), whose sums are exact enough to train on: each is of many short ones.
 
-    n rows of C numbers are as well n/s rows of s C: torch's kernels then add up n/s rows at most, s times as many sums.
+    It is n = b H W rows of C numbers, or as well n/s rows of s C: there torch's kernels add up no more than n/s rows.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        sums = _sums(len(x))
-        nothing = torch.zeros(sums * x.shape[1], dtype=_wide(x))
-        means, variances = torch.batch_norm_update_stats(_short(x, sums), nothing, nothing.clone(), 0.0)
-        means = means.view(sums, -1)
+        rows = _short_sums(x)
+        wide = torch.zeros(rows.shape[1], dtype=_wide(x))  # the type of what comes out; with a momentum of 0 it stays
+        means, variances = torch.batch_norm_update_stats(rows, wide, wide, 0.0)
+        means, variances = means.view(-1, x.shape[1]), variances.view(-1, x.shape[1])
         mean = means.mean(0)
-        var = variances.view(sums, -1).mean(0) + (means - mean).square().mean(0)
+        var = variances.mean(0) + (means - mean).square().mean(0)
         y = F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
         ctx.save_for_backward(x, weight, mean, var)
         ctx.eps = eps
@@ -202,31 +202,36 @@ class _NormaliseRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         x, weight, mean, var = ctx.saved_tensors
-        sums, n = _sums(len(x)), len(x)
-        many = [None if each is None else each.repeat(sums) for each in (weight, mean, var)]
+        grad, rows = (_short_sums(each) for each in (grads[0].contiguous(memory_format=torch.channels_last), x))
+        n, sums = x.numel() // len(mean), rows.shape[1] // len(mean)
+        many = [None if each is None else _repeated(each, sums) for each in (weight, mean, var)]
         dx, dweights, dbiases = torch.ops.aten.native_batch_norm_backward(
-            _short(grads[0].contiguous(), sums), _short(x, sums), *many, None, None, False, ctx.eps, [True, True, True]
+            grad, rows, *many, None, None, False, ctx.eps, [True, True, True]
         )
         dweight, dbias = dweights.view(sums, -1).sum(0), dbiases.view(sums, -1).sum(0)
         invstd = (var + ctx.eps).rsqrt()
         scale = invstd if weight is None else invstd * weight
         # As yet dx takes mean and var for constants. Their own part of it is linear in x.
         slope = -scale * invstd * dweight / n
-        dx = dx.view(x.shape).addcmul_(x, slope.to(x.dtype)).sub_((scale * dbias / n + slope * mean).to(x.dtype))
+        offset = scale * dbias / n + slope * mean
+        dx.addcmul_(rows, _repeated(slope.to(x.dtype), sums)).sub_(_repeated(offset.to(x.dtype), sums))
+        dx = dx.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
         return (dx, *((None, None) if weight is None else (dweight, dbias)), None)
 
 
-_LONGEST = 512  # rows that are added up one after another: as exact as torch's kernels for the other format
+_LONGEST = 1024  # rows that are added up one after another: as exact as torch's kernels for the other format
 
 
-def _sums(n: int) -> int:
-    """In how many sums of equal length, of at most _LONGEST each, n rows are added up."""
-    return next(sums for sums in range(-(-n // _LONGEST), n + 1) if n % sums == 0)
+def _short_sums(x: Tensor) -> Tensor:
+    """Channels-last x (b, C, H, W) -> (n/s, s C) with n/s at most _LONGEST, without a copy."""
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)
+    n = len(rows)
+    sums = next(sums for sums in range(-(-n // _LONGEST), n + 1) if n % sums == 0)
+    return rows.view(n // sums, -1)
 
 
-def _short(rows: Tensor, sums: int) -> Tensor:
-    """Rows (n, C) -> (n / sums, sums C), without a copy."""
-    return rows.view(len(rows) // sums, -1)
+def _repeated(values: Tensor, times: int) -> Tensor:
+    return values.expand(times, -1).contiguous().view(-1)  # Tensor.repeat takes five times as long
 
 
 def _wide(x: Tensor) -> torch.dtype:

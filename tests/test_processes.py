@@ -19,6 +19,7 @@ from ray import cloudpickle
 
 from ablations import launch, request, run
 from ablations import store as stores
+from ablations.columns import METRICS
 from ablations.launch import notices, watch
 from ablations.progress import Progress
 from simsiam import distributed
@@ -112,7 +113,7 @@ if seed == 6:
     assert run.main(command(results, 8)) == 0
     assert run.main(command(tmp_path / "local", 8, "--launcher", "local")) == 0
     ours, local = (pd.read_parquet(folder / "stop_gradient.parquet") for folder in (results, tmp_path / "local"))
-    names = [*stores.METRICS, "threads"]  # Ray's OMP_NUM_THREADS is another
+    names = [*METRICS, "threads"]
     pd.testing.assert_frame_equal(ours[names], local[names], check_exact=True)
 
     started = diary(results)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def digest(tree: Path, source: str) -> str:
     (tree / "simsiam" / "loss.py").write_text(source)
-    return provenance.sources.__wrapped__()
+    return provenance._sources.__wrapped__()
 
 
 def test_comments_docstrings_and_layout_do_not_count(tree: Path) -> None:
@@ -62,3 +65,17 @@ async def g():
 def test_other_versions_of_python_agree(tree: Path) -> None:
     # Else the results of a machine with another Python would all look stale.
     assert digest(tree, VARIED) == "634587be45dc3e76"
+
+
+def test_many_threads_that_ask_at_once_make_the_digest_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def digest(*_: Path) -> str:
+        made.append(time.sleep(0.05))
+        return "a digest"
+
+    monkeypatch.setattr(provenance, "digest", digest)
+    monkeypatch.setattr(provenance, "_sources", functools.cache(provenance._sources.__wrapped__))
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(lambda _: provenance.sources(), range(16))) == {"a digest"}
+    assert len(made) == 1

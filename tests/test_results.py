@@ -13,7 +13,8 @@ from test_store import a_result
 
 from ablations import results, run
 from ablations import table as tables
-from ablations.store import COLUMNS, CURVE, Store
+from ablations.columns import COLUMNS, CURVE
+from ablations.store import Store
 from ablations.table import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

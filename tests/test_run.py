@@ -19,7 +19,7 @@ import tiny
 import torch
 from pictures import encoded, write_both_splits
 
-from ablations import files, run
+from ablations import files, rebuild, run
 from ablations import trial as trials
 from ablations.store import FAILED, Store, unfinished
 from simsiam.checkpoint import unpack
@@ -251,7 +251,7 @@ def test_a_failure_beside_a_result_is_no_failure_of_the_run(tmp_path: Path) -> N
     command = [*TINY, "--results", str(tmp_path)]
     assert run.main(command) == 0
     store = Store.at(tmp_path)
-    config = Config(**{name: store.finished()[0][name] for name in FIELDS})
+    config = Config(**{name: store.table("stop_gradient")[0][name] for name in FIELDS})
     store.write_failure(unfinished(config, FAILED, "long ago"))
     assert run.main(command) == 0
 
@@ -271,7 +271,7 @@ def test_a_checkpoint_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
     assert run.main([*command, "--keep-checkpoints"]) == 0
     assert not [*tmp_path.glob("checkpoints/*")]
     (kept,) = tmp_path.glob("kept/*.pt")
-    line = Store.at(tmp_path).finished()[0]
+    line = Store.at(tmp_path).table("stop_gradient")[0]
     assert kept.name == f"{line['fingerprint']}-{line['sources']}.pt"
     state = unpack(Config(**{name: line[name] for name in FIELDS}), kept.read_bytes())
     assert state is not None
@@ -282,7 +282,7 @@ def test_trials_that_end_together_are_in_the_table_before_the_next_one_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(rebuild.time, "monotonic", lambda: clock[0])
     tried: list[float] = []
 
     def write(trials: list[Any]) -> None:
@@ -290,9 +290,10 @@ def test_trials_that_end_together_are_in_the_table_before_the_next_one_ends(
         if clock[0] == 5:
             raise OSError("the bucket is away for a moment")
 
-    rebuild = run._Rebuild(mock.Mock(rebuild=write), [])
+    store = mock.Mock(rebuild=write, stamps=dict, table_files=set)
+    now_and_then = rebuild.Rebuild(store, [])
     for clock[0], ended in ((1, True), (1.5, True), (2, False), (5, False), (6, False), (9, False), (13, False)):
-        rebuild(ended)
+        now_and_then(ended)
     assert tried == [1, 5, 9]
 
 

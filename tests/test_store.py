@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from test_config import some_configs
 
 from ablations import provenance
-from ablations import store as stores
 from ablations import table as tables
-from ablations.store import INFEASIBLE, Store, unfinished
+from ablations.columns import COLUMNS
+from ablations.rebuild import Rebuild
+from ablations.store import FAILED, INFEASIBLE, Store, unfinished
 from ablations.table import Row, Table, Trial, UserError
 from simsiam.config import FIELDS, Config, fingerprint
 
@@ -59,7 +60,7 @@ def test_a_table_is_in_the_papers_order_with_every_column_of_the_schema(tmp_path
     finish(store, trials[::-1])
     store.rebuild(trials)
     frame = pd.read_parquet(tmp_path / "predictor.parquet")
-    assert list(frame.columns) == list(stores.COLUMNS)
+    assert list(frame.columns) == list(COLUMNS)
     assert list(zip(frame.row, frame.seed, strict=True)) == [(t.row.name, t.config.seed) for t in trials]
     assert list(frame.paper) == [67.7, 67.7, 0.1, 0.1, 1.5, 1.5, 68.1, 68.1]
     assert frame.predictor_lr.isna().sum() == 4
@@ -211,14 +212,63 @@ def test_a_checkpoint_of_other_sources_is_not_gone_on_from(tmp_path: Path, monke
 
 
 def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
-    store, (trial, other) = Store.at(tmp_path), plan()
-    assert store.estimate(other.config, store.finished()) is None
-    finish(store, [trial], wall_seconds=50.0, device=provenance.machine())
-    longer, wider = (dataclasses.replace(other.config, **change) for change in ({"epochs": 200}, {"width": 64}))
-    assert store.estimate(longer, store.finished()) == pytest.approx(100.0)
-    assert store.estimate(wider, store.finished()) is None
-    finish(store, [trial], wall_seconds=0.5, outcome="diverged", device=provenance.machine())
-    assert store.estimate(longer, store.finished()) is None
+    store, trials = Store.at(tmp_path), plan()
+    config = trials[1].config
+
+    def estimate(**changes: Any) -> float | None:
+        return store.estimate(dataclasses.replace(config, **changes), store.costs())
+
+    def done(**numbers: Any) -> None:
+        finish(store, trials[:1], device=provenance.machine(), **numbers)
+        store.write_failure(unfinished(config, FAILED, "as the test asked"))
+        store.rebuild(trials)
+
+    assert estimate() is None
+    done(wall_seconds=50.0)
+    assert estimate(epochs=200) == pytest.approx(100.0)
+    assert estimate(width=64) is None
+    done(wall_seconds=0.5, outcome="diverged")
+    assert estimate(epochs=200) is None
+
+
+def test_table_files_take_what_is_new_and_are_made_again_where_they_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, trials = Store.at(tmp_path), plan(seeds=3)
+    rebuild, read = Rebuild(store, trials), []
+    real = Store.trial
+    monkeypatch.setattr(Store, "trial", lambda self, fingerprint: read.append(fingerprint) or real(self, fingerprint))
+    rebuild.at_once()
+    for done in trials:
+        finish(store, [done])
+        read.clear()
+        rebuild.at_once()
+        assert read == [done.fingerprint]
+    whole = store.table("stop_gradient")
+    assert len(whole) == len(trials)
+    read.clear()
+    rebuild.at_once()
+    assert read == []
+    (tmp_path / "stop_gradient.parquet").unlink()
+    rebuild.at_once()
+    assert store.table("stop_gradient") == whole
+    finish(store, trials[:1], knn_top1=12.0)
+    rebuild.at_once()
+    assert [line["knn_top1"] for line in store.table("stop_gradient")] == [12.0] + [90.0] * (len(trials) - 1)
+
+
+def test_states_are_those_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, (done, failed, half, stale, both, new) = Store.at(tmp_path), plan(seeds=3)
+    finish(store, [stale])
+    monkeypatch.setattr(provenance, "sources", lambda: "newer")
+    finish(store, [done, both])
+    for trial in (failed, both):
+        store.write_failure(unfinished(trial.config, FAILED, "as the test asked"))
+    store.checkpoint(half.fingerprint).write(b"half")
+    asked = [trial.fingerprint for trial in (done, failed, half, stale, both, new)]
+    assert list(store.states(asked).values()) == ["done", "failed", "half done", "stale", "done", "to run"]
+    assert store.states(asked) == {fingerprint: store.state(fingerprint) for fingerprint in asked}
+    assert [failure["fingerprint"] for failure in store.failures(asked)] == [failed.fingerprint, both.fingerprint]
 
 
 def test_two_writers_of_one_table_lose_nothing(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from ray import cloudpickle
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from ablations import trial as ours
+from ablations.columns import Result
 from ablations.launch.board import Board
 from ablations.launch.drive import RETRIES, cause_of, hopeless
 from ablations.progress import HALF_DONE, Progress
-from ablations.store import FAILED, Result, Store, unfinished
+from ablations.store import FAILED, Store, unfinished
 from simsiam.config import Config, Runtime, fingerprint
 
 _BOARD_SECONDS = 1.0  # between two looks at what the trials have told

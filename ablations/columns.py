@@ -1,0 +1,112 @@
+"""The columns of the result files, their types and units, and Parquet of them.
+
+results/README.md tells of each.
+"""
+
+from __future__ import annotations
+
+import io
+import typing
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simsiam import config as configs
+
+Result = dict[str, Any]
+
+_TEXT, _REAL, _WHOLE, _TIME = pa.string(), pa.float64(), pa.int64(), pa.timestamp("us", tz="UTC")
+_TYPES = {bool: pa.bool_(), int: _WHOLE, float: _REAL, str: _TEXT}
+
+# Column -> (type, unit).
+Columns = dict[str, tuple[pa.DataType, str]]
+
+KEY: Columns = {
+    "table": (_TEXT, "name in ablations/tables"),
+    "row": (_TEXT, "name in the table"),
+    "recipe": (_TEXT, "name in simsiam/recipes.py"),
+    "overrides": (_TEXT, "--set, canonical text; empty for none"),
+    "seed": (_WHOLE, ""),
+}
+METRICS: Columns = {
+    "outcome": (_TEXT, "finished, collapsed, diverged, infeasible or failed"),
+    "fingerprint": (_TEXT, "identity of the trial"),
+    "loss": (_REAL, "mean of the last epoch"),
+    "loss_roughness": (_REAL, "mean absolute change from epoch to epoch, second half of training"),
+    "z_std": (_REAL, "std of z/||z|| times sqrt(d), test set"),
+    "effective_rank": (_REAL, "of z/||z||, test set, 1 to d"),
+    "knn_top1": (_REAL, "per cent of the test set"),
+    "linear_top1": (_REAL, "per cent of the test set"),
+    "knn_top1_init": (_REAL, "per cent of the test set, untrained network"),
+    "knn_top1_pixels": (_REAL, "per cent of the test set, raw pixels; small data only"),
+    "paper": (_REAL, "the paper's linear top-1 on ImageNet, per cent"),
+    "message": (_TEXT, "why it failed or is infeasible"),
+}
+EVALUATION: Columns = {
+    "test_images": (_WHOLE, "images evaluated on"),
+    "knn_k": (_WHOLE, "neighbours"),
+    "knn_temperature": (_REAL, ""),
+    "probe": (_TEXT, "recipe of the linear probe"),
+}
+PROVENANCE: Columns = {
+    "version": (_TEXT, "of this package"),
+    "sources": (_TEXT, "digest of the code that decides a number"),
+    "torch": (_TEXT, "version"),
+    "ray": (_TEXT, "version"),
+    "cuda": (_TEXT, "version; none on CPU"),
+    "device": (_TEXT, "name"),
+    "workers": (_WHOLE, "at the end"),
+    "workers_by_step": (_TEXT, "step:workers from that step on, for each change of their number"),
+    "gpu_fraction": (_REAL, "of a GPU's memory that a worker may use; speeds count only at 1; none on CPU"),
+    "threads": (_WHOLE, "of torch, a worker"),
+    "images_per_second": (_REAL, "median over epochs, all workers, source images, evaluation excluded"),
+    "step": (_TEXT, "eager, graph or compiled: how a GPU took a training step"),
+    "eval_seconds": (_REAL, "s, evaluation after the epochs, all together; within wall_seconds"),
+    "wall_seconds": (_REAL, "s, training and evaluation, start-up excluded"),
+    "device_seconds": (_REAL, "s, the same, of each worker's CPU or share of a GPU, added up"),
+    "price": (_REAL, "of the device_seconds, at --price an hour; none if not given"),
+    "started": (_TIME, "UTC, of the last attempt"),
+    "ended": (_TIME, "UTC"),
+}
+CURVE: Columns = {
+    "epoch": (_WHOLE, "epochs done"),
+    "loss": (_REAL, "mean of the epoch"),
+    "z_std": METRICS["z_std"],
+    "effective_rank": METRICS["effective_rank"],
+    "knn_top1": METRICS["knn_top1"],
+    "lr": (_REAL, "of the encoder, at the epoch's start"),
+    "seconds": (_REAL, "s, of the epoch's steps"),
+    "eval_seconds": (_REAL, "s, of the epoch's evaluation"),
+    "images_per_second": (_REAL, "source images, evaluation excluded"),
+}
+
+
+def _config_columns() -> Columns:
+    columns = {}
+    for name, hint in configs.TYPES.items():
+        kind = next(arg for arg in (typing.get_args(hint) or (hint,)) if arg is not type(None))
+        columns[name] = _TYPES[kind], configs.FIELDS[name].metadata.get("unit", "")
+    return columns
+
+
+COLUMNS: Columns = {**KEY, **METRICS, **_config_columns(), **EVALUATION, **PROVENANCE}
+TRIAL: Columns = {name: column for name, column in COLUMNS.items() if name not in KEY or name == "seed"}
+
+
+def schema(columns: Columns) -> pa.Schema:
+    """The Parquet schema, each field with its unit."""
+    return pa.schema([pa.field(name, kind, metadata={"unit": unit}) for name, (kind, unit) in columns.items()])
+
+
+def encoded(columns: Columns, lines: list[Result]) -> bytes:
+    """A Parquet file of these lines."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(lines, schema=schema(columns)), buffer)
+    return buffer.getvalue()
+
+
+def decoded(content: bytes, columns: list[str] | None = None) -> list[Result]:
+    """The lines of a Parquet file; with `columns`, those alone. Raises what pyarrow does if it is damaged."""
+    # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
+    return pq.ParquetFile(pa.BufferReader(content)).read(columns=columns, use_threads=False).to_pylist()
