@@ -217,8 +217,7 @@ def _override(text: str) -> tuple[str, Any]:
 
 def _source(args: argparse.Namespace) -> Source:
     from simsiam.buckets import is_bucket
-    from simsiam.data import DataError, locate
-    from simsiam.parquet import check_answers
+    from simsiam.data import DataError, check_answers, locate
 
     if args.recipe not in RECIPES:
         raise UserError(configs.unknown("recipe", args.recipe, RECIPES))

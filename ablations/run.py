@@ -146,7 +146,7 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
     from simsiam import data
 
     source, launcher = request.source, request.args.launcher
-    if data.encoded_bytes(source) <= _CHECKED_BYTES:
+    if source.encoded_bytes <= _CHECKED_BYTES:
         try:
             data.check(source)
         except data.DataError as error:

@@ -5,7 +5,6 @@ Both kinds answer the same two calls, so nothing else minds how large the pictur
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import threading
@@ -168,7 +167,7 @@ class _Reader(Dataset[Tensor]):
 
         ids, crops = request
         opened = [self.pictures.open(int(i)) for i in ids]
-        sizes = np.array([[picture.height, picture.width] for picture in opened])
+        sizes = np.array([self.pictures.size(int(i), picture)[::-1] for i, picture in zip(ids, opened, strict=True)])
         boxes = np.stack([crop.boxes(ids, sizes) for crop in crops])  # (V, b, 4)
         out = np.empty((len(crops), len(ids), self._size, self._size, 3), np.uint8)
         for b, i in enumerate(ids):
@@ -211,12 +210,10 @@ def decode(source: Source, train_images: int | None) -> Decoded | None:
 
 def _too_many(source: Source, images: int) -> bool:
     """Whether the first picture tells already that they are too many: to read all of a large data set takes long."""
-    from PIL import Image
-
     if not (content := data.first(source)):
         return False
     try:
-        width, height = Image.open(io.BytesIO(content)).size
+        width, height = data.size(data.opened(content))
     except Exception:  # it is named, with its place, when all are read
         return False
     return images * height * width * 3 > MEMORY
@@ -238,7 +235,12 @@ def load(source: Source | Decoded, config: Config, runtime: Runtime) -> tuple[Im
         reader = _Reader(source, name, images, config.image_size)
         return Streamed(reader, device=device, processes=runtime.loader_processes)
 
-    return split(TRAIN, config.train_images), split(TEST, None)
+    train, test = split(TRAIN, config.train_images), split(TEST, None)
+    data.check_classes(
+        source.name if isinstance(source, Decoded) else source.place,
+        *(images.labels.cpu().numpy() for images in (train, test)),
+    )
+    return train, test
 
 
 def _shared(array: npt.NDArray[Any]) -> Tensor:
@@ -252,9 +254,9 @@ def _pixels(pictures: Pictures) -> npt.NDArray[np.uint8] | None:
     """All pictures decoded, (N, H, W, 3), if they have one size and fit in memory; else None."""
     if pictures.pixels is not None:
         return pictures.pixels
-    width, height = pictures.open(0).size
+    width, height = pictures.size(0, pictures.open(0))
     if len(pictures) * height * width * 3 > MEMORY:
         return None
-    if any(pictures.open(i).size != (width, height) for i in range(len(pictures))):
+    if any(pictures.size(i, pictures.open(i)) != (width, height) for i in range(len(pictures))):
         return None
     return np.stack([np.asarray(pictures.decode(i)) for i in range(len(pictures))])

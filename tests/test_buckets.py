@@ -20,8 +20,8 @@ from ablations import results, run
 from ablations.files import Folder
 from ablations.store import Store
 from ablations.table import UserError
-from simsiam import buckets, data, parquet
-from simsiam.data import DataError
+from simsiam import buckets, data
+from simsiam.data import DataError, arrow, parquet
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -207,9 +207,9 @@ def test_a_node_reads_a_bucket_once(
     monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path / "cache"))
     uri = upload(pictures, Folder.at("s3://bucket/once"))
     read = []
-    batches, content = parquet._batches, parquet.content
+    batches, content = parquet._batches, parquet._content
     monkeypatch.setattr(parquet, "_batches", lambda place, file: read.append(file.name) or batches(place, file))
-    monkeypatch.setattr(parquet, "content", lambda place, file: read.append(file.name) or content(place, file))
+    monkeypatch.setattr(parquet, "_content", lambda place, file: read.append(file.name) or content(place, file))
     data.read(data.locate(uri), "train")
     assert sorted(read) == [
         "data/test.parquet",
@@ -232,11 +232,11 @@ def test_a_copy_that_breaks_off_goes_on_however_long_it_took(
     monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(buckets, "PATIENCE", 0.2)
     monkeypatch.setattr(buckets, "PAUSES", (0.01,))
-    monkeypatch.setattr(parquet, "_COPIES", 1)
+    monkeypatch.setattr(arrow, "_COPIES", 1)
     source = data.locate(upload(pictures, Folder.at("s3://bucket/broken-off")))
     real, read = parquet._batches, []
 
-    def broken_once(place: str, file: parquet.File) -> Iterator[Any]:
+    def broken_once(place: str, file: arrow.File) -> Iterator[Any]:
         read.append(file.name)
         yield from real(place, file)
         if len(read) in (2, 3):  # in the round for all of them, and by itself
@@ -247,7 +247,7 @@ def test_a_copy_that_breaks_off_goes_on_however_long_it_took(
     assert_holds(data.read(source, "train"), range(5))
     assert read == ["train-00000-of-00002.parquet", *["train-00001-of-00002.parquet"] * 3]
 
-    def broken(place: str, file: parquet.File) -> Iterator[Any]:
+    def broken(place: str, file: arrow.File) -> Iterator[Any]:
         raise NETWORK
         yield
 

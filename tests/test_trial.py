@@ -38,7 +38,7 @@ def test_a_failure_in_a_loader_process_names_the_picture() -> None:
         told = ExceptionWrapper(where="in DataLoader worker process 0")
     with pytest.raises(DataError) as caught:
         told.reraise()
-    assert trial.failure(caught.value, 1, 1.0) == "simsiam.pictures.DataError: Corrupt image in x.png"
+    assert trial.failure(caught.value, 1, 1.0) == "simsiam.data.pictures.DataError: Corrupt image in x.png"
 
 
 def test_trials_of_one_data_set_share_it_once_for_each_size() -> None:

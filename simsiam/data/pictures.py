@@ -1,0 +1,137 @@
+"""One split of a data set as its readers hand it over, and what the bytes of a picture become."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+TRAIN, TEST = "train", "test"
+
+# The formats that are read, as Pillow calls them, and how their files end. Not EPS, which starts Ghostscript.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    "AVIF": (".avif", ".avifs"),
+}
+SUFFIXES = frozenset(suffix for each in FORMATS.values() for suffix in each)
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNED = (5, 6, 7, 8)  # its values that change width and height
+
+
+class DataError(ValueError):
+    """The data at a path cannot be used. The message names the file, and the row where there is one."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split. Either `pixels` holds every picture, uint8 (N, H, W, 3), or `encoded` reads picture i when asked.
+
+    `labels` is (N,) int64, -1 where there is none. `where(i)` names picture i for an error message.
+    """
+
+    labels: npt.NDArray[np.int64]
+    where: Callable[[int], str]
+    pixels: npt.NDArray[np.uint8] | None = None
+    encoded: Callable[[int], bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, ids: npt.NDArray[np.integer]) -> Pictures:
+        """The pictures `ids`, renumbered from 0."""
+        encoded, where = self.encoded, self.where
+        return Pictures(
+            labels=self.labels[ids],
+            where=lambda i: where(int(ids[i])),
+            pixels=None if self.pixels is None else self.pixels[ids],
+            encoded=None if encoded is None else lambda i: encoded(int(ids[i])),
+        )
+
+    def open(self, i: int) -> Any:
+        """Picture i as a PIL image whose pixels are not decoded yet. Raises DataError."""
+        assert self.encoded is not None
+        try:
+            return opened(self.encoded(i))
+        except Exception as error:  # foreign bytes: what PIL raises for them is no fixed set
+            raise self.corrupt(i, error) from None
+
+    def decode(self, i: int) -> Any:
+        """Picture i as a decoded RGB PIL image. Raises DataError naming the file, and the row where there is one."""
+        return self.convert(i, self.open(i))
+
+    def convert(self, i: int, picture: Any) -> Any:
+        """`decode` of picture i that is open already."""
+        try:
+            return as_seen(picture)
+        except Exception as error:
+            raise self.corrupt(i, error) from None
+
+    def size(self, i: int, picture: Any) -> tuple[int, int]:
+        """Width and height that picture i, open already, has once it is decoded. It costs only the header."""
+        try:
+            return size(picture)
+        except Exception as error:
+            raise self.corrupt(i, error) from None
+
+    def corrupt(self, i: int, error: Exception) -> DataError:
+        return DataError(f"Corrupt image in {self.where(i)}: {printable(_reason(error))}. Replace or remove it.")
+
+
+def opened(content: bytes) -> Any:
+    """Encoded bytes as a PIL image whose pixels are not decoded yet. Raises what PIL does."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(content), formats=tuple(FORMATS))
+
+
+def size(picture: Any) -> tuple[int, int]:
+    """Width and height of what `as_seen` gives for a picture that may not be decoded yet."""
+    width, height = picture.size
+    # Pillow turns TIFF by itself, and says its size accordingly.
+    if picture.format != "TIFF" and picture.getexif().get(_ORIENTATION) in _TURNED:
+        return height, width
+    return width, height
+
+
+def as_seen(picture: Any) -> Any:
+    """A PIL image in RGB as a viewer shows it: turned as its EXIF says, transparency over white, 16-bit grey scaled.
+
+    Raises ValueError for a number format whose black and white nobody knows, and what PIL does for broken bytes.
+    """
+    from PIL import Image, ImageOps
+
+    picture.load()
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray(((np.asarray(picture, np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {picture.mode} has more than 16 bits a channel")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its text has an object's address
+        return f"it is in no known format ({', '.join(FORMATS)})"
+    return str(error) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Text with escapes for what a terminal would act on, or could not show: a name may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,91 @@
+"""Which data, how much of it, and where; and how it is named."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from simsiam import buckets
+from simsiam.data.pictures import TEST, TRAIN, DataError, printable
+
+T = TypeVar("T")
+
+# How a split may be called on the disk. Of several test splits, the first that is there is taken.
+SPLIT_NAMES = {TRAIN: ("train",), TEST: ("test", "validation", "val", "valid", "dev", "eval")}
+
+# Part of the digest where a reader of ours decides what the pixels and labels become: files that are now read otherwise
+# are other data. 2: upright by their EXIF orientation, over white, 16 bits scaled, classes matched by name.
+READING = "reading-2"
+_HASHED = 512 << 20  # bytes: folders up to this size are named by what is in the files, larger ones by names and sizes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data, how much of it, and where.
+
+    `name` is the identity that a Config holds: layout and digest, never the path.
+
+    Args:
+        path: a str for a bucket's URI; None for data within a package.
+        encoded_bytes: of the files with pictures that are decoded by us; 0 for others.
+        notes: what a person should know of how they are read, a line each.
+    """
+
+    layout: str
+    digest: str
+    train_images: int
+    test_images: int
+    path: Path | str | None = None
+    encoded_bytes: int = 0
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def place(self) -> str:
+        """As a person may see it."""
+        return printable(buckets.shown(str(self.path)))
+
+    @property
+    def name(self) -> str:
+        return f"{self.layout}@{self.digest}"
+
+
+Hashed = tuple[bytes, int, Callable[[], bytes]]  # a file's name, size, and what reads it
+
+
+def digest(files: Sequence[Hashed], *, ours: bool) -> str:
+    """Over the names and sizes of files, and over what is in them unless that is too much to read for a name.
+
+    Args:
+        ours: whether a reader of ours makes pixels and labels of them, and not torchvision's.
+    """
+    made = hashlib.sha256(READING.encode() if ours else b"")
+    small = sum(size for _, size, _ in files) <= _HASHED
+    for name, size, content in files:
+        made.update(name + f" {size}\n".encode())
+        if small:
+            made.update(content())
+    return made.hexdigest()[:16]
+
+
+def on_disk(root: Path, files: Iterable[Path]) -> list[Hashed]:
+    """Files for `digest`. A name need not be UTF-8."""
+    return [
+        (os.fsencode(file.relative_to(root).as_posix()), file.stat().st_size, file.read_bytes) for file in sorted(files)
+    ]
+
+
+def both(named: Mapping[str, list[T]], path: Path | str) -> dict[str, list[T]]:
+    """Split -> its files, of those that stand under each name. Raises DataError for a split that is not there."""
+    files = {}
+    for split, names in SPLIT_NAMES.items():
+        files[split] = next((named[name] for name in names if named.get(name)), [])
+        if not files[split]:
+            raise DataError(
+                f"The data folder {printable(buckets.shown(str(path)))} has no {split} split. "
+                f"Name it {' or '.join(names)}."
+            )
+    return files
