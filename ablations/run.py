@@ -60,6 +60,8 @@ def _listing() -> str:
 
 def _run(args: argparse.Namespace) -> int:
     request, looks = requests.read(args), requests.looks(args)
+    for note in request.source.notes:
+        print(f"Data: {note}.", flush=True)
     from ablations import report
     from ablations.store import Store
 
@@ -148,9 +150,12 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
     source, launcher = request.source, request.args.launcher
     if source.encoded_bytes <= _CHECKED_BYTES:
         try:
-            data.check(source)
+            for note in data.check(source):
+                print(f"Data: {note}.", flush=True)
         except data.DataError as error:
             raise UserError(str(error)) from None
+    else:
+        print(f"Data: not all decoded beforehand, for they are more than {_CHECKED_BYTES >> 20} MiB.", flush=True)
     try:
         launch = _launcher(request.args)
     except ModuleNotFoundError as error:

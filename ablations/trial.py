@@ -13,7 +13,7 @@ import torch
 import simsiam
 from ablations import provenance
 from simsiam import config as configs
-from simsiam import distributed, loader, monitor, precision, pretrain, probe
+from simsiam import data, distributed, loader, monitor, precision, pretrain, probe
 from simsiam.checkpoint import Keeper, Place
 from simsiam.config import EAGER, Config, Runtime
 from simsiam.data import Source
@@ -32,8 +32,13 @@ _RAW_PIXELS = 1 << 24  # data sets of more pixels than this get no raw-pixel kNN
 
 
 def shared(source: Source, configs: Iterable[Config]) -> dict[int | None, Decoded | None]:
-    """What trials of these Configs on one node can share: train_images -> their data decoded, None if too large."""
-    return {images: loader.decode(source, images) for images in {config.train_images for config in configs}}
+    """What trials of these Configs on one node can share: train_images -> their data decoded, None if too large.
+
+    Raises DataError for what cannot be read, or has changed since it was located.
+    """
+    decoded = {images: loader.decode(source, images) for images in {config.train_images for config in configs}}
+    data.unchanged(source)
+    return decoded
 
 
 def run(
@@ -66,6 +71,8 @@ def run(
         "fingerprint": configs.fingerprint(config),
         **_evaluated(config, model, progress, train, test, keeper),
     }
+    if isinstance(pictures, Source):
+        data.unchanged(pictures)  # it was read while it trained
     speed = [line["images_per_second"] for line in progress.curve]
     result |= {
         **_cost(runtime, keeper),
@@ -107,7 +114,9 @@ def _evaluated(
 ) -> Result:
     """What a trained model came to."""
     last, protocol = progress.curve[-1], PROTOCOLS[config.protocol]
-    outcome = monitor.outcome(last["loss"], last["z_std"], last["effective_rank"])
+    outcome = monitor.outcome(
+        last["loss"], last["z_std"], last["effective_rank"], highest_rank=min(config.dim, len(test))
+    )
     linear_top1 = None
     if outcome != monitor.DIVERGED:
         linear_top1 = probe.linear_top1(model, train, test, protocol, seed=config.seed, keeper=keeper)

@@ -27,11 +27,16 @@ _GPU_PRODUCT = 1 << 27  # cosines at once
 _VOTE = 2**40  # a whole vote
 
 
-def outcome(loss: float, z_std: float, effective_rank: float) -> str:
-    """The one place that says what a run came to, from its last epoch in eval mode on the test set."""
+def outcome(loss: float, z_std: float, effective_rank: float, *, highest_rank: int) -> str:
+    """The one place that says what a run came to, from its last epoch in eval mode on the test set.
+
+    Args:
+        highest_rank: that there can be, of d dimensions and n pictures. Where it is small, half of it counts as
+            collapsed instead of COLLAPSED_RANK: in two dimensions, a rank below 3 tells nothing.
+    """
     if not all(math.isfinite(value) for value in (loss, z_std, effective_rank)):
         return DIVERGED
-    if z_std < COLLAPSED_STD or effective_rank < COLLAPSED_RANK:
+    if z_std < COLLAPSED_STD or effective_rank < min(COLLAPSED_RANK, highest_rank / 2):
         return COLLAPSED
     return FINISHED
 

@@ -137,12 +137,20 @@ def test_knn_of_a_small_bank_and_of_a_class_never_seen() -> None:
     ],
 )
 def test_outcome(loss: float, std: float, rank: float, expected: str) -> None:
-    assert monitor.outcome(loss, std, rank) == expected
+    assert monitor.outcome(loss, std, rank, highest_rank=64) == expected
+
+
+@pytest.mark.parametrize(
+    ("highest", "rank", "expected"),
+    [(2, 1.2, "finished"), (3, 1.4, "collapsed"), (4, 2.1, "finished"), (6, 2.9, "collapsed"), (6, 3.1, "finished")],
+)
+def test_a_rank_that_cannot_be_reached_is_not_asked_for(highest: int, rank: float, expected: str) -> None:
+    assert monitor.outcome(-0.5, 0.9, rank, highest_rank=highest) == expected
 
 
 @pytest.mark.parametrize(("std", "rank"), [(math.nan, 50.0), (1.0, math.nan), (math.nan, math.nan)])
 def test_an_outcome_without_a_measurement_is_not_finished(std: float, rank: float) -> None:
-    assert monitor.outcome(-0.5, std, rank) != "finished"
+    assert monitor.outcome(-0.5, std, rank, highest_rank=64) != "finished"
 
 
 def trained_model() -> SimSiam:
@@ -240,7 +248,7 @@ def test_a_network_that_blew_up_is_measured_not_a_crash() -> None:
     with torch.no_grad():
         model.projector[0].weight.fill_(math.inf)
     got = monitor.measure(model, random_images(40, seed=1), random_images(40, seed=2), SMALL)
-    assert monitor.outcome(-0.5, got["z_std"], got["effective_rank"]) == "diverged"
+    assert monitor.outcome(-0.5, got["z_std"], got["effective_rank"], highest_rank=64) == "diverged"
 
 
 def test_the_model_of_these_tests_has_moved_statistics() -> None:

@@ -106,18 +106,17 @@ def size(picture: Any) -> tuple[int, int]:
 
 
 def as_seen(picture: Any) -> Any:
-    """A PIL image in RGB as a viewer shows it: turned as its EXIF says, transparency over white, 16-bit grey scaled.
+    """A PIL image in RGB as a viewer shows it: turned as its EXIF says, transparency over white.
 
-    Raises ValueError for a number format whose black and white nobody knows, and what PIL does for broken bytes.
+    Raises ValueError for more than 8 bits, whose black and white are the camera's affair, and what PIL does for broken
+    bytes.
     """
     from PIL import Image, ImageOps
 
     picture.load()
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray(((np.asarray(picture, np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
     if picture.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {picture.mode} has more than 16 bits a channel")
+        raise ValueError(f"mode {picture.mode} has more than 8 bits a channel: convert it to 8")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

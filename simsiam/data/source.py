@@ -18,7 +18,7 @@ T = TypeVar("T")
 SPLIT_NAMES = {TRAIN: ("train",), TEST: ("test", "validation", "val", "valid", "dev", "eval")}
 
 # Part of the digest where a reader of ours decides what the pixels and labels become: files that are now read otherwise
-# are other data. 2: upright by their EXIF orientation, over white, 16 bits scaled, classes matched by name.
+# are other data. 2: upright by their EXIF orientation, over white, classes matched by name.
 READING = "reading-2"
 _HASHED = 512 << 20  # bytes: folders up to this size are named by what is in the files, larger ones by names and sizes
 
