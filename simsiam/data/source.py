@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -72,10 +73,22 @@ def digest(files: Sequence[Hashed], *, ours: bool) -> str:
 
 
 def on_disk(root: Path, files: Iterable[Path]) -> list[Hashed]:
-    """Files for `digest`. A name need not be UTF-8."""
+    """Files for `digest`. A name need not be UTF-8. Raises DataError for what is not there behind a link."""
     return [
-        (os.fsencode(file.relative_to(root).as_posix()), file.stat().st_size, file.read_bytes) for file in sorted(files)
+        (
+            os.fsencode(file.relative_to(root).as_posix()),
+            _asked(file, Path.stat).st_size,
+            functools.partial(_asked, file, Path.read_bytes),
+        )
+        for file in sorted(files)
     ]
+
+
+def _asked(file: Path, what: Callable[[Path], T]) -> T:
+    try:
+        return what(file)
+    except OSError as error:
+        raise DataError(f"{printable(str(file))} cannot be read: {error.strerror}. Replace or remove it.") from None
 
 
 def both(named: Mapping[str, list[T]], path: Path | str) -> dict[str, list[T]]:
