@@ -24,6 +24,7 @@ from ablations.columns import Result
 from ablations.progress import HALF_DONE, Progress
 from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial, UserError
+from ablations.terminal import say
 from simsiam import data
 from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Runtime
@@ -152,7 +153,7 @@ class _Plan:
         elif what == _READY:
             self._stillborn = 0
             if not self._said:
-                print(_first_line(self._jobs, *content), flush=True)
+                say(_first_line(self._jobs, *content))
             self._said = True
             self._next(slot)
         elif slot.trial and what == _EPOCH:

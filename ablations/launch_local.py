@@ -19,6 +19,7 @@ from ablations.columns import Result
 from ablations.progress import HALF_DONE, Progress
 from ablations.store import FAILED, Store, unfinished
 from ablations.table import Trial, UserError
+from ablations.terminal import say
 from simsiam import data
 from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Config, Runtime, fingerprint
@@ -101,7 +102,7 @@ def attempt(
     except TimeLimitError:
         raise
     except Exception as error:
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip(), error=True)
         why = trials.failure(error, runtime.workers, runtime.gpu_fraction)
         if isinstance(error, torch.AcceleratorError) and not trials.out_of_memory(error):
             raise DeviceError(why) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import time
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ablations.table import Trial
+from ablations.terminal import say, shown
 
 Result = Mapping[str, Any]
 
@@ -41,7 +43,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError, ValueError):  # a terminal that is closed
+                self._live.stop()
 
     def start(self, fingerprint: str) -> None:
         self.note(fingerprint, "starting")
@@ -70,16 +73,17 @@ class Progress:
 
     def _say(self, text: str) -> None:
         if self._live is None:
-            print(text, flush=True)
+            say(text)
 
     def _render(self) -> Any:
         from rich.table import Table as Grid
+        from rich.text import Text  # as it stands: a string would be markup, in which [0] and :cat: mean something
 
         grid = Grid(box=None, pad_edge=False)
         for heading in ("trial", "status", "epoch", "loss", "z_std", "kNN", "left"):
-            grid.add_column(heading)
+            grid.add_column(heading, overflow="fold")  # not every terminal has an ellipsis
         for state in self._states.values():
-            grid.add_row(state.name, state.status, *state.cells())
+            grid.add_row(*(Text(shown(cell)) for cell in (state.name, state.status, *state.cells())))
         return grid
 
 

@@ -19,6 +19,7 @@ from ablations import table as tables
 from ablations.columns import COLUMNS, CURVE, Columns
 from ablations.store import Store
 from ablations.table import Table, UserError
+from ablations.terminal import say
 from ablations.verdict import Verdict
 from simsiam import config as configs
 
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.command == "diff":
-            print(diff(*args.fingerprints, root=args.results))
+            say(diff(*args.fingerprints, root=args.results))
         else:
             if args.looks < 1:
                 raise UserError(f"--looks must be at least 1. Got {args.looks} instead.")
@@ -139,9 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not found:
                 of = f" with --overrides '{args.overrides}'" if args.overrides else ""
                 raise UserError(f"{_store(args.results).folder} has no results of recipe {args.recipe}{of}.")
-            print(report.claims(found))
+            say(report.claims(found))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     return 0
 

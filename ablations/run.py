@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from ablations import request as requests  # noqa: E402
 from ablations import table as tables  # noqa: E402
 from ablations.request import Request  # noqa: E402
 from ablations.table import Claim, Table, Trial, UserError  # noqa: E402
+from ablations.terminal import say  # noqa: E402
 from simsiam.recipes import RECIPES  # noqa: E402
 
 if TYPE_CHECKING:
@@ -33,20 +35,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 1 if a trial failed, 2 for a wrong command, 75 if the time limit has come first, 130 if interrupted.
     """
     args = requests.parser().parse_args(argv)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # else nohup has asked to go on
+        signal.signal(signal.SIGHUP, _hang_up)
     if args.list:
-        print(_listing())
+        say(_listing())
         return 0
     try:
         return _run(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except OSError as error:  # a disk that is full, a bucket that stays out of reach
-        print(f"error: {error}. Finished trials are kept; the same command goes on from here.", file=sys.stderr)
+        say(f"error: {error}. Finished trials are kept; the same command goes on from here.", error=True)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. Finished trials are kept; the same command goes on from here.", flush=True)
+        say("\nInterrupted. Finished trials are kept; the same command goes on from here.")
         return 130
+
+
+def _hang_up(*_: object) -> None:
+    """The terminal has gone: end as by Ctrl-C, or processes of ours would stay."""
+    raise KeyboardInterrupt
 
 
 def _listing() -> str:
@@ -61,7 +70,7 @@ def _listing() -> str:
 def _run(args: argparse.Namespace) -> int:
     request, looks = requests.read(args), requests.looks(args)
     for note in request.source.notes:
-        print(f"Data: {note}.", flush=True)
+        say(f"Data: {note}.")
     from ablations import report
     from ablations.store import Store
 
@@ -70,7 +79,7 @@ def _run(args: argparse.Namespace) -> int:
         store.folder.check_readable()
         trials = request.trials(looks[-1])
         todo = _todo(trials, store, args.rerun)
-        print(report.plan(trials, todo, store, where=request.where))
+        say(report.plan(trials, todo, store, where=request.where))
         return 0
     if not tables.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
@@ -91,7 +100,7 @@ def _train(request: Request, looks: list[int], store: Store) -> tuple[list[tuple
     for seeds in looks:
         trials = request.trials(seeds, rows)
         todo = _todo(trials, store, request.args.rerun)
-        print(report.plan(trials, todo, store, where=request.where), flush=True)
+        say(report.plan(trials, todo, store, where=request.where))
         left = _train_missing(request, trials, todo, store)
         rows = {}
         for table in request.tables:
@@ -151,11 +160,11 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
     if source.encoded_bytes <= _CHECKED_BYTES:
         try:
             for note in data.check(source):
-                print(f"Data: {note}.", flush=True)
+                say(f"Data: {note}.")
         except data.DataError as error:
             raise UserError(str(error)) from None
     else:
-        print(f"Data: not all decoded beforehand, for they are more than {_CHECKED_BYTES >> 20} MiB.", flush=True)
+        say(f"Data: not all decoded beforehand, for they are more than {_CHECKED_BYTES >> 20} MiB.")
     try:
         launch = _launcher(request.args)
     except ModuleNotFoundError as error:
@@ -193,16 +202,16 @@ def _conclude(
     from ablations import report
 
     for table in request.tables:
-        print("\n" + report.results(table, _lines(trials, table, store)))
+        say("\n" + report.results(table, _lines(trials, table, store)))
     if verdicts:
-        print("\n" + report.claims(verdicts))
+        say("\n" + report.claims(verdicts))
     ended = tables.distinct(trials).keys() - left
     failures = store.failures(sorted(ended))
     for failure in failures:
-        print(f"Failed: {failure['fingerprint']}: {failure['message']}")
-    print(f"\nResults: {store.folder}: {', '.join(f'{table.name}.parquet' for table in request.tables)}")
+        say(f"Failed: {failure['fingerprint']}: {failure['message']}")
+    say(f"\nResults: {store.folder}: {', '.join(f'{table.name}.parquet' for table in request.tables)}")
     if left:
-        print(f"The time limit has come before {len(left)} trainings. The same command goes on from here.", flush=True)
+        say(f"The time limit has come before {len(left)} trainings. The same command goes on from here.")
         return _TIME_LIMIT
     return 1 if failures else 0
 

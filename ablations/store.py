@@ -25,6 +25,7 @@ from ablations.files import Folder
 from ablations.table import Trial, UserError
 from simsiam import config as configs
 from simsiam.config import Config
+from simsiam.text import printable
 
 T = TypeVar("T")
 _AT_ONCE = 16  # files read at the same time: a bucket answers each after some hundredths of a second
@@ -261,7 +262,7 @@ def unfinished(config: Config, outcome: str, message: str) -> Result:
         **dataclasses.asdict(config),
         "fingerprint": configs.fingerprint(config),
         "outcome": outcome,
-        "message": message,
+        "message": printable(message),  # Parquet takes no half of a UTF-16 pair, as names of files may have
         "sources": provenance.sources(),
         "ended": datetime.datetime.now(datetime.UTC),
     }

@@ -14,18 +14,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
+    sys.path[0] = str(ROOT)
+
+from ablations import request as requests  # noqa: E402
+from ablations.terminal import say  # noqa: E402
+
 _LARGEST = 5  # entries named to someone who would upload too much
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: what run.py takes. Returns 2 where nothing was submitted, else the job's exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(arguments):
+        parser = requests.parser()
+        parser.prog, parser.description = "ablations/submit.py", "Submit ablations/run.py, with what it takes, to Ray."
+        parser.print_help()
+        return 0
     if complaint := too_much(ROOT):
-        print(f"error: {complaint}", file=sys.stderr)
+        say(f"error: {complaint}", error=True)
         return 2
     ray = shutil.which("ray", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if ray is None:
-        print("error: the command `ray` is not installed. Run: pip install -e .", file=sys.stderr)
+        say("error: the command `ray` is not installed. Run: pip install -e .", error=True)
         return 2
     command = ["job", "submit", "--working-dir", str(ROOT), "--", "python", "ablations/run.py", *arguments]
     return os.spawnv(os.P_WAIT, ray, [ray, *command])

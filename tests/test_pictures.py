@@ -11,6 +11,7 @@ from pictures import picture
 from PIL import Image, features
 
 from simsiam.data import DataError, Pictures, pictures
+from simsiam.text import printable
 
 # What a viewer does to the stored pixels for each value of the EXIF orientation (EXIF 2.3, tag 0x0112).
 UPRIGHT = {
@@ -110,4 +111,4 @@ def test_what_is_no_picture_of_ours_is_refused_without_an_address(content: bytes
 
 
 def test_text_for_a_terminal_has_nothing_that_it_would_act_on() -> None:
-    assert pictures.printable("\x1b[31mred\x07\n\udcf1 ñ 🐈") == "\\x1b[31mred\\x07\\n\\udcf1 ñ 🐈"
+    assert printable("\x1b[31mred\x07\n\udcf1 ñ 🐈") == "\\x1b[31mred\\x07\\n\\udcf1 ñ 🐈"

@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from ablations.launch import ENVIRONMENT, notices
 from ablations.placement import Ask, Cluster, Nodes
 from ablations.store import Store
 from ablations.table import UserError
+from ablations.terminal import say
 from simsiam.buckets import is_bucket
 from simsiam.config import Runtime
 
@@ -48,12 +50,53 @@ def connect() -> None:
     }
     if not given.get("working_dir"):  # else every node has the code already
         environment["working_dir"] = _code()
+    address = os.environ.get("RAY_ADDRESS", "")
+    _have_a_token(address)
     try:
         ray.init(runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
     except ValueError as error:  # an address that is none, as the dashboard's, http://...
-        raise UserError(f"Ray does not start with RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: {error}") from None
+        raise UserError(f"Ray does not start with RAY_ADDRESS={address}: {error}") from None
+    except ConnectionError as error:
+        raise UserError(f"No Ray was found with RAY_ADDRESS={address}: {error}. Start one, or unset it.") from None
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        raise UserError(
+            f"Ray's sockets lie in its temporary folder, whose path must be short. Got {place} instead: "
+            "set RAY_TMPDIR to a shorter one, as /tmp."
+        ) from None
+    say(_which())
     # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _have_a_token(address: str) -> None:
+    """Ray keeps the token of a cluster that it starts in the home folder. Where there is none, the run has its own."""
+    given = any(f"RAY_AUTH_{name}" in os.environ for name in ("TOKEN", "TOKEN_PATH", "MODE"))
+    if address not in ("", "local") or given:
+        return
+    folder = Path.home() / ".ray"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        able = os.access(folder, os.W_OK)
+    except OSError:
+        able = False
+    if not able:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _which() -> str:
+    """Which Ray this is, and what of it is free."""
+    node = ray._private.worker._global_node
+    whose = (
+        "started here" if node is not None and node.is_head() else f"joined at {ray.get_runtime_context().gcs_address}"
+    )
+    all_of_it, free = ray.cluster_resources(), ray.available_resources()
+    room = ", ".join(
+        f"{free.get(kind, 0):g} of {all_of_it[kind]:g} {kind}s" for kind in ("CPU", "GPU") if all_of_it.get(kind)
+    )
+    return f"Ray: {whose}; free: {room or 'no CPU'}."
 
 
 @functools.cache

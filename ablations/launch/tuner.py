@@ -23,6 +23,7 @@ from ablations.launch.work import Job
 from ablations.progress import Progress
 from ablations.store import Store
 from ablations.table import Trial
+from ablations.terminal import say
 from simsiam import data
 from simsiam.config import Runtime
 
@@ -49,10 +50,9 @@ def launch(
             placement.check_precision((trial.config for trial in todo), "cpu")
         concurrent = placement.concurrent(there, possible, ask)
         fit = placement.slots(there, ask)
-        print(
+        say(
             f"Placement: {ask} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once. The nodes that are there "
-            f"have room for {fit} worker{'s' * (fit != 1)}.",
-            flush=True,
+            f"have room for {fit} worker{'s' * (fit != 1)}."
         )
         decoded = ours.shared(data.locate(runtime.data_path), [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)

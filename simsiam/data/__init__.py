@@ -16,8 +16,9 @@ import numpy as np
 from simsiam import buckets, randomness
 from simsiam.data import class_folders, classes, digits, parquet, torchvision_folders
 from simsiam.data.parquet import check_answers
-from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures, opened, printable, size
+from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures, opened, size
 from simsiam.data.source import Source
+from simsiam.text import printable
 
 __all__ = [
     "TEST",
@@ -32,7 +33,6 @@ __all__ = [
     "first",
     "locate",
     "opened",
-    "printable",
     "read",
     "size",
     "unchanged",

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from simsiam.data import classes
-from simsiam.data.pictures import SUFFIXES, TEST, TRAIN, DataError, Pictures, printable
+from simsiam.data.pictures import SUFFIXES, TEST, TRAIN, DataError, Pictures
 from simsiam.data.source import SPLIT_NAMES, Source, both, digest, on_disk
+from simsiam.text import printable
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from simsiam.data.pictures import TEST, TRAIN, DataError, printable
+from simsiam.data.pictures import TEST, TRAIN, DataError
+from simsiam.text import printable
 
 _SHOWN = 3  # classes that a message names
 

@@ -17,8 +17,9 @@ from simsiam import buckets
 from simsiam.data import arrow, classes
 from simsiam.data.arrow import File
 from simsiam.data.parquet_files import name_of, open_place, splits
-from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures, printable
+from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures
 from simsiam.data.source import READING, SPLIT_NAMES, Hashed, Source, both, digest
+from simsiam.text import printable
 
 T = TypeVar("T")
 

@@ -12,8 +12,9 @@ from pyarrow import fs
 
 from simsiam import buckets
 from simsiam.data.arrow import File
-from simsiam.data.pictures import DataError, printable
+from simsiam.data.pictures import DataError
 from simsiam.data.source import SPLIT_NAMES
+from simsiam.text import printable
 
 _NAMES = {name for names in SPLIT_NAMES.values() for name in names}
 

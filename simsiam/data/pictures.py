@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simsiam.text import printable
+
 TRAIN, TEST = "train", "test"
 
 # The formats that are read, as Pillow calls them, and how their files end. Not EPS, which starts Ghostscript.
@@ -129,8 +131,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its text has an object's address
         return f"it is in no known format ({', '.join(FORMATS)})"
     return str(error) or type(error).__name__
-
-
-def printable(text: str) -> str:
-    """Text with escapes for what a terminal would act on, or could not show: a name may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from simsiam import buckets
-from simsiam.data.pictures import TEST, TRAIN, DataError, printable
+from simsiam.data.pictures import TEST, TRAIN, DataError
+from simsiam.text import printable
 
 T = TypeVar("T")
 
