@@ -44,12 +44,14 @@ METRICS: Columns = {
     "message": (_TEXT, "why it failed or is infeasible"),
 }
 EVALUATION: Columns = {
+    "train_pictures": (_WHOLE, "images trained on, with a label or without"),
     "test_images": (_WHOLE, "images evaluated on"),
     "knn_k": (_WHOLE, "neighbours"),
     "knn_temperature": (_REAL, ""),
     "probe": (_TEXT, "recipe of the linear probe"),
 }
 PROVENANCE: Columns = {
+    "data_place": (_TEXT, "where the pictures were; the digest in data is their identity"),
     "version": (_TEXT, "of this package"),
     "sources": (_TEXT, "digest of the code that decides a number"),
     "torch": (_TEXT, "version"),

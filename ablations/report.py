@@ -37,6 +37,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
             cells.append((row.name, paper, *ours, _outcomes(seeds) + stale, _time(seeds)))
     text = [
         f"{table.title} ({table.section}). Linear and kNN top-1 in per cent, time a trial.",
+        *(["", _which(lines[0])] if lines else []),
         "",
         aligned(cells),
     ]
@@ -44,6 +45,13 @@ def results(table: Table, lines: Sequence[Result]) -> str:
     pixels = [line["knn_top1_pixels"] for line in lines if line["knn_top1_pixels"] is not None]
     raw = [f"kNN on the raw pixels: {pixels[0]:.1f} %."] if pixels else []
     return "\n".join([*text, *([""] if messages or raw else []), *messages, *raw])
+
+
+def _which(line: Result) -> str:
+    """The recipe, data and changes that a table is of."""
+    changed = f", --set {line['overrides']}" if line["overrides"] else ""
+    foreign = " These are not the digits." if line["recipe"] == "digits" != line["data"].partition("@")[0] else ""
+    return f"Recipe {line['recipe']}, data {line['data']}{changed}.{foreign}"
 
 
 def spread(lines: Sequence[Result], name: str, digits: int) -> str:
@@ -99,14 +107,15 @@ def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, wh
     return "\n".join([f"Results: {store.folder}", *lines])
 
 
-def claims(verdicts: Sequence[tuple[Table, Verdict]]) -> str:
-    """A Markdown table of the paper's claims and what our runs say of them."""
+def claims(verdicts: Sequence[tuple[Table, Verdict]], *, overrides: str = "") -> str:
+    """A Markdown table of the paper's claims and what our runs say of them, changed as `overrides` say."""
+    changed = f" (--set {overrides})" if overrides else ""
     cells = [("section", "the paper's claim", "verdict", "seeds", "evidence, kNN top-1", "could show")]
     for table, found in verdicts:
         cells.append(
             (
                 found.claim.section,
-                f"{table.name}: {found.claim}",
+                f"{table.name}: {found.claim}{changed}",
                 found.verdict,
                 str(found.n),
                 found.evidence,

@@ -93,6 +93,16 @@ class Request:
             return f"on Ray, {workers} worker{'s' * (workers > 1)} a trial"
         return "in this process" if jobs == 1 else f"{jobs} at once in processes of their own"
 
+    @property
+    def judges(self) -> bool:
+        """Whether the paper's claims are judged aloud: of one's own pictures it says nothing, unless that is asked."""
+        asked = self.args.claims or self.args.seeds_until_decided is not None
+        return asked or self.source.layout not in ("images", "parquet")
+
+    def every_row(self, seeds: int) -> list[Trial]:
+        """The trials of all tables with all their rows, whichever are asked for."""
+        return dataclasses.replace(self, rows=None).trials(seeds)
+
     def trials(self, seeds: int, rows: dict[str, list[str]] | None = None) -> list[Trial]:
         """The trials of all tables; with `rows`, of those rows of each table."""
         return [

@@ -9,7 +9,8 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -25,20 +26,33 @@ from simsiam import config as configs
 
 Root = str | os.PathLike[str] | None
 
+_KEY = ["row", "recipe", "overrides", "data", "seed", "fingerprint"]
+_ENOUGH = 1 << 40  # training pictures: whether there are too few changes no Config
 
-def load(table: str, *, recipe: str | None = None, overrides: str | None = None, root: Root = None) -> pd.DataFrame:
+
+def load(
+    table: str,
+    *,
+    recipe: str | None = None,
+    overrides: str | None = None,
+    data: str | None = None,
+    root: Root = None,
+) -> pd.DataFrame:
     """A table as a frame, a line a row and seed, in the paper's row order.
 
-    `frame.attrs["units"]` has the unit of each column. Lines of different recipes or overrides are not comparable:
-    choose one of each.
+    `frame.attrs["units"]` has the unit of each column. Lines of different recipes, overrides or data are not
+    comparable: choose one of each. Lines of another version of the recipe, of the table or of the row are left out,
+    with a warning.
 
     Args:
         table: its name.
         recipe: only lines of this recipe; None for all.
-        overrides: only lines of these overrides, "" for those without any; None for all.
+        overrides: only lines of these overrides, in any order, "" for those without any; None for all.
+        data: only lines of these data, `layout@digest`; None for all.
         root: the results folder, or its s3:// or gs:// URI; None for results/ of the repository.
 
-    Raises UserError for an unknown table, and for one that has no file there.
+    Raises UserError for an unknown table, one that has no file there, and for a recipe, overrides or data that it has
+    no line of.
     """
     tables.get(table)
     folder = _store(root).folder
@@ -46,24 +60,37 @@ def load(table: str, *, recipe: str | None = None, overrides: str | None = None,
     if content is None:
         raise UserError(f"{folder}/{table}.parquet does not exist. Run: python ablations/run.py --table {table}")
     frame = pd.read_parquet(io.BytesIO(content))
-    for column, value in (("recipe", recipe), ("overrides", overrides)):
+    asked = {"recipe": recipe, "overrides": None if overrides is None else _canonical(overrides), "data": data}
+    for column, value in asked.items():
         if value is not None:
+            if value not in (known := sorted(set(frame[column]))):
+                raise UserError(_unknown(f"{column} of the lines of {table}", value, known))
             frame = frame[frame[column] == value]
-    return _with_units(frame.reset_index(drop=True), COLUMNS)
+    today = _todays(table, frame[_KEY].to_dict("records"))
+    if left_out := len(today) - sum(today):
+        warnings.warn(_left_out(left_out, table), stacklevel=2)
+    return _with_units(frame[today].reset_index(drop=True), COLUMNS)
 
 
-def curves(table: str, *, recipe: str | None = None, overrides: str | None = None, root: Root = None) -> pd.DataFrame:
-    """The curves of a table's trials, a line an epoch, beside the row, recipe, overrides and seed of each.
+def curves(
+    table: str,
+    *,
+    recipe: str | None = None,
+    overrides: str | None = None,
+    data: str | None = None,
+    root: Root = None,
+) -> pd.DataFrame:
+    """The curves of a table's trials, a line an epoch, beside the row, recipe, overrides, data and seed of each.
 
     Arguments and exceptions as of `load`. A trial that has no curve (it failed, or is infeasible) has no line.
     """
-    key = ["row", "recipe", "overrides", "seed", "fingerprint"]
     store, parts = _store(root), []
-    for line in load(table, recipe=recipe, overrides=overrides, root=root)[key].to_dict("records"):
+    lines = load(table, recipe=recipe, overrides=overrides, data=data, root=root)
+    for line in lines[_KEY].to_dict("records"):
         if curve := store.curve(line["fingerprint"]):
             parts.append(pd.DataFrame(curve).assign(**{str(name): value for name, value in line.items()}))
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*key, *CURVE])
-    return _with_units(frame[[*key, *CURVE]], {**COLUMNS, **CURVE})
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEY, *CURVE])
+    return _with_units(frame[[*_KEY, *CURVE]], {**COLUMNS, **CURVE})
 
 
 def paper(table: str) -> pd.DataFrame:
@@ -77,24 +104,95 @@ def claims(
     recipe: str = "digits",
     *,
     overrides: str = "",
+    data: str | None = None,
     looks: int = 1,
     names: Iterable[str] | None = None,
     root: Root = None,
 ) -> list[tuple[Table, Verdict]]:
     """Every claim of the tables that have results on this recipe with these overrides, judged.
 
+    Lines that are not `load`'s are left out, with a warning.
+
     Args:
+        data: `layout@digest`; None where all lines are of the same.
         looks: how many numbers of seeds were looked at, if seeds were added until the claims were decided.
         names: of the tables; None for all.
+
+    Raises UserError where there are no such lines, or lines of several data and none is chosen.
     """
-    store = _store(root)
-    found: list[tuple[Table, Verdict]] = []
+    store, overrides = _store(root), _canonical(overrides)
+    found: dict[str, list[dict[str, Any]]] = {}
+    others: set[str] = set()
     for name in tables.names() if names is None else names:
-        table = tables.get(name)
-        lines = [line for line in store.table(name) if line["recipe"] == recipe and line["overrides"] == overrides]
-        if lines:
-            found.extend((table, each) for each in verdict.judge(table.claims, lines, looks=looks))
-    return found
+        tables.get(name)
+        lines = [line for line in store.table(name) if line["recipe"] == recipe]
+        others |= {line["overrides"] for line in lines}
+        if lines := [line for line in lines if line["overrides"] == overrides and data in (None, line["data"])]:
+            today = _todays(name, lines)
+            if left_out := len(today) - sum(today):
+                warnings.warn(_left_out(left_out, name), stacklevel=2)
+            found[name] = [line for line, its in zip(lines, today, strict=True) if its]
+    if not found:
+        here = ", ".join(f"--overrides '{each}'" if each else "none" for each in sorted(others))
+        of = f" with --overrides '{overrides}'" if overrides else " without overrides" if others else ""
+        of += f" on {data}" if data else ""
+        there = f" Overrides that it has results with: {here}." if others else ""
+        raise UserError(f"{store.folder} has no results of recipe {recipe}{of}.{there}")
+    sets = sorted({line["data"] for lines in found.values() for line in lines})
+    if len(sets) > 1:
+        raise UserError(f"The lines are of several data sets: {', '.join(sets)}. Choose one with --data.")
+    return [
+        (tables.get(name), each)
+        for name, lines in found.items()
+        if lines
+        for each in verdict.judge(tables.get(name).claims, lines, looks=looks)
+    ]
+
+
+def _canonical(overrides: str) -> str:
+    """Overrides in the order in which they stand in a file; as they are if they are none."""
+    try:
+        return configs.canonical(_fields(overrides))
+    except ValueError:
+        return overrides
+
+
+def _unknown(what: str, value: str, known: list[str]) -> str:
+    return configs.unknown(what, value, [each or "'' (none)" for each in known])
+
+
+def _left_out(lines: int, table: str) -> str:
+    return (
+        f"{lines} line{'s' * (lines > 1)} of {table} left out: another version of the recipe, the table or the row "
+        "made them. Run its command again."
+    )
+
+
+def _todays(table: str, lines: Sequence[Mapping[Any, Any]]) -> list[bool]:
+    """Whether each line is of the Config that today's table, row and recipe give."""
+    planned: dict[tuple[str, str, str], dict[tuple[str, int], str]] = {}
+    seeds = 1 + max((line["seed"] for line in lines), default=0)
+    for recipe, overrides, data in {(line["recipe"], line["overrides"], line["data"]) for line in lines}:
+        try:
+            trials = tables.plan(
+                tables.get(table),
+                recipe=recipe,
+                data=data,
+                train_images=_ENOUGH,
+                overrides=_fields(overrides),
+                seeds=seeds,
+            )
+        except ValueError:  # a recipe, or a field, that there is no more
+            trials = []
+        planned[recipe, overrides, data] = {(each.row.name, each.config.seed): each.fingerprint for each in trials}
+    return [
+        planned[line["recipe"], line["overrides"], line["data"]].get((line["row"], line["seed"])) == line["fingerprint"]
+        for line in lines
+    ]
+
+
+def _fields(overrides: str) -> dict[str, Any]:
+    return {name: configs.parse(name, value) for name, _, value in (text.partition("=") for text in overrides.split())}
 
 
 def diff(one: str, other: str, *, root: Root = None) -> str:
@@ -121,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     of_claims = commands.add_parser("claims", help="judge the paper's claims")
     of_claims.add_argument("tables", nargs="*", help="only of these tables")
     of_claims.add_argument("--recipe", default="digits")
-    of_claims.add_argument("--overrides", default="", help="as in the column of that name")
+    of_claims.add_argument("--overrides", default="", help="as in the column of that name, in any order")
+    of_claims.add_argument("--data", help="as in the column of that name, where there are several")
     of_claims.add_argument("--looks", type=int, default=1, help="if seeds were added until decided: how many looks")
     of_diff = commands.add_parser("diff", help="the fields in which two trials differ, and their results")
     of_diff.add_argument("fingerprints", nargs=2)
@@ -134,13 +233,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             if args.looks < 1:
                 raise UserError(f"--looks must be at least 1. Got {args.looks} instead.")
-            found = claims(
-                args.recipe, overrides=args.overrides, looks=args.looks, names=args.tables or None, root=args.results
-            )
-            if not found:
-                of = f" with --overrides '{args.overrides}'" if args.overrides else ""
-                raise UserError(f"{_store(args.results).folder} has no results of recipe {args.recipe}{of}.")
-            say(report.claims(found))
+            with warnings.catch_warnings(record=True) as left_out:
+                warnings.simplefilter("always")
+                found = claims(
+                    args.recipe,
+                    overrides=args.overrides,
+                    data=args.data,
+                    looks=args.looks,
+                    names=args.tables or None,
+                    root=args.results,
+                )
+            for each in left_out:
+                say(str(each.message), error=True)
+            say(report.claims(found, overrides=_canonical(args.overrides)))
     except UserError as error:
         say(f"error: {error}", error=True)
         return 2

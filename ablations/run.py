@@ -19,6 +19,7 @@ from ablations import table as tables  # noqa: E402
 from ablations.request import Request  # noqa: E402
 from ablations.table import Claim, Table, Trial, UserError  # noqa: E402
 from ablations.terminal import say  # noqa: E402
+from simsiam import config as configs  # noqa: E402
 from simsiam.recipes import RECIPES  # noqa: E402
 
 if TYPE_CHECKING:
@@ -104,9 +105,8 @@ def _train(request: Request, looks: list[int], store: Store) -> tuple[list[tuple
         left = _train_missing(request, trials, todo, store)
         rows = {}
         for table in request.tables:
-            planned = request.trials(seeds)
-            lines = _lines(planned, table, store)
-            short = {trial.row.name for trial in planned if trial.table is table and trial.fingerprint in left}
+            lines = _lines(request.every_row(seeds), table, store)
+            short = {trial.row.name for trial in trials if trial.table is table and trial.fingerprint in left}
             for now in verdict.judge(table.claims, lines, looks=len(looks), short=short):
                 before = found.get((table.name, now.claim))
                 # A decided difference stays decided, or the error rate would not hold; outcomes are counted anew.
@@ -203,8 +203,8 @@ def _conclude(
 
     for table in request.tables:
         say("\n" + report.results(table, _lines(trials, table, store)))
-    if verdicts:
-        say("\n" + report.claims(verdicts))
+    if verdicts and request.judges:
+        say("\n" + report.claims(verdicts, overrides=configs.canonical(request.overrides)))
     ended = tables.distinct(trials).keys() - left
     failures = store.failures(sorted(ended))
     for failure in failures:

@@ -12,14 +12,15 @@ import torch
 
 import simsiam
 from ablations import provenance
+from simsiam import buckets, data, distributed, loader, monitor, precision, pretrain, probe
 from simsiam import config as configs
-from simsiam import data, distributed, loader, monitor, precision, pretrain, probe
 from simsiam.checkpoint import Keeper, Place
 from simsiam.config import EAGER, Config, Runtime
 from simsiam.data import Source
 from simsiam.loader import Decoded, Images, InMemory
 from simsiam.model import SimSiam
 from simsiam.protocols import PROTOCOLS, Protocol
+from simsiam.text import printable
 
 Result = dict[str, Any]
 
@@ -127,6 +128,7 @@ def _evaluated(
         "linear_top1": linear_top1,
         "knn_top1_init": progress.knn_top1_init,
         "knn_top1_pixels": _raw_pixel_knn(train, test, protocol),
+        "train_pictures": len(train),
         "test_images": len(test),
         "knn_k": protocol.knn_k,
         "knn_temperature": protocol.knn_temperature,
@@ -180,6 +182,7 @@ def _cost(runtime: Runtime, keeper: Keeper) -> Result:
 def _machine(runtime: Runtime) -> Result:
     cuda = runtime.device.startswith("cuda")
     return {
+        "data_place": None if runtime.data_path is None else printable(buckets.shown(runtime.data_path)),
         "version": simsiam.__version__,
         "sources": provenance.sources(),
         "torch": torch.__version__,

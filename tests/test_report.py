@@ -17,6 +17,7 @@ def line(row: str, **values: Any) -> dict[str, Any]:
         ("linear_top1", "knn_top1", "knn_top1_init", "z_std", "effective_rank", "wall_seconds", "message")
     )
     usual = {"outcome": "finished", "knn_top1_pixels": None, "sources": provenance.sources()}
+    usual |= {"recipe": "digits", "data": "images@0", "overrides": "epochs=4"}
     return {"row": row, **usual, **empty, **values}
 
 
@@ -37,6 +38,7 @@ def test_a_table_reads_like_the_papers() -> None:
     assert rows["with"] == ["67.7", "91.0 ± 1.4", "-", "-", "-", "-", "finished, stale", "1:01"]
     assert rows["without"] == ["0.1", "10.0", "-", "-", "-", "-", "1 collapsed, 1 failed", "1:01:40"]
     assert "without: it broke" in text
+    assert "Recipe digits, data images@0, --set epochs=4. These are not the digits." in text
     assert "kNN on the raw pixels: 97.8 %." in text
 
 

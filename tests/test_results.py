@@ -35,8 +35,16 @@ def test_load_gives_a_frame_with_units(folder: Path) -> None:
     assert len(frame) == 4
     assert frame.attrs["units"]["knn_top1"] == "per cent of the test set"
     assert frame.attrs["units"]["image_size"] == "pixels"
-    assert results.load("stop_gradient", recipe="digits", overrides="", root=folder).empty
-    assert len(results.load("stop_gradient", recipe="digits", overrides=frame.overrides[0], root=folder)) == 4
+    backwards = " ".join(reversed(frame.overrides[0].split()))
+    for asked in (frame.overrides[0], backwards):
+        assert len(results.load("stop_gradient", recipe="digits", overrides=asked, root=folder)) == 4
+    for asked, known in (
+        ({"overrides": ""}, re.escape(frame.overrides[0])),
+        ({"recipe": "digit"}, "Did you mean 'digits'"),
+        ({"data": "digits@0"}, frame.data[0]),
+    ):
+        with pytest.raises(UserError, match=rf"Unknown \w+ of the lines of stop_gradient .*{known}"):
+            results.load("stop_gradient", root=folder, **asked)
 
 
 def test_curves_have_a_line_an_epoch_of_each_trial(folder: Path) -> None:
@@ -91,6 +99,52 @@ def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: 
     assert verdicts == ["reproduced", "contradicted", "reproduced"]
     assert results.main(["claims", "--results", str(tmp_path)]) == 0
     assert "stop_gradient: without collapses" in capsys.readouterr().out
+
+
+def kept(store: Store, data: str = "digits@0", **changes: Any) -> None:
+    """Results of three seeds of both rows of a table."""
+    table = tables.get("stop_gradient")
+    trials = tables.plan(table, recipe="digits", data=data, train_images=1437, overrides={}, seeds=3)
+    for trial in trials:
+        store.write(a_result(trial.config, knn_top1_init=50.0, **changes), [{"epoch": 1, "loss": -0.5}])
+    store.rebuild(trials)
+
+
+def test_lines_of_several_data_sets_are_not_mixed(tmp_path: Path, capsys: Any) -> None:
+    store = Store.at(tmp_path)
+    kept(store)
+    kept(store, data="images@1", outcome="collapsed")
+    with pytest.raises(UserError, match=r"several data sets: digits@0, images@1\. Choose one with --data"):
+        results.claims(root=tmp_path)
+    assert [each.verdict for _, each in results.claims(data="digits@0", root=tmp_path)][:2] == [
+        "reproduced",
+        "contradicted",
+    ]
+    assert results.main(["claims", "--data", "images@1", "--results", str(tmp_path)]) == 0
+    assert "3 of 3 seeds collapsed" in capsys.readouterr().out
+    assert set(results.load("stop_gradient", data="images@1", root=tmp_path).outcome) == {"collapsed"}
+    assert set(results.curves("stop_gradient", root=tmp_path).data) == {"digits@0", "images@1"}
+
+
+def test_lines_of_another_version_of_a_recipe_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    kept(Store.at(tmp_path))
+    assert len(results.load("stop_gradient", root=tmp_path)) == 6
+    monkeypatch.setitem(tables.recipes.RECIPES, "digits", {**tables.recipes.RECIPES["digits"], "base_lr": 0.25})
+    with pytest.warns(UserWarning, match="6 lines of stop_gradient left out: another version of the recipe"):
+        assert results.load("stop_gradient", root=tmp_path).empty
+    assert results.main(["claims", "--results", str(tmp_path)]) == 0
+    assert "6 lines of stop_gradient left out" in capsys.readouterr().err
+
+
+def test_results_that_are_not_there_are_not_confused_with_other_overrides(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"no results of recipe digits without overrides.* --overrides 'dim=16 epochs=2"
+    ):
+        results.claims(root=folder)
+    with pytest.raises(UserError, match=r"no results of recipe digits\.$"):
+        results.claims(root=tmp_path)
 
 
 def test_the_page_on_results_has_every_column() -> None:
