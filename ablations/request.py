@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add("--table", help="which table, or 'all'")
     add("--recipe", default="digits", help="which baseline (default: digits)")
     add("--data", help="folder of the pictures, or s3:// or gs://; digits need none (default: $SIMSIAM_DATA)")
+    add("--test-fraction", type=float, help="of pictures without a split, a folder a class: so many are for testing")
     add("--rows", help="only these rows, separated by commas")
     add("--seeds", type=int, help="seeds 0 to N-1 (default: 1, with --claims 5)")
     add("--claims", action="store_true", help="judge the paper's claims")
@@ -74,6 +75,7 @@ class Request:
     def runtime(self) -> Runtime:
         return Runtime(
             data_path=None if self.source.path is None else str(self.source.path),
+            test_fraction=self.source.test_fraction,
             workers=self.args.workers,
             threads=self.args.threads,
             step=self.args.step,
@@ -231,14 +233,17 @@ def _source(args: argparse.Namespace) -> Source:
 
     if args.recipe not in RECIPES:
         raise UserError(configs.unknown("recipe", args.recipe, RECIPES))
+    fraction = args.test_fraction
+    if fraction is not None and not 0 < fraction < 1:
+        raise UserError(f"--test-fraction must be above 0 and below 1. Got {fraction:g} instead.")
     path = args.data or (None if args.recipe == "digits" else os.environ.get("SIMSIAM_DATA")) or None
     if path is None and args.recipe != "digits":
         raise UserError(f"Recipe {args.recipe} needs pictures: name their folder with --data or in $SIMSIAM_DATA.")
     try:
         if path is None or not is_bucket(path):
-            return locate(None if path is None else Path(path).resolve())
+            return locate(None if path is None else Path(path).resolve(), fraction)
         check_answers(path)
-        return locate(path)
+        return locate(path, fraction)
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(f"{error}") from None
 

@@ -130,6 +130,7 @@ class Runtime:
     """Where and how fast a trial runs. Never part of its identity: changing it must not change a number."""
 
     data_path: str | None = None
+    test_fraction: float | None = None  # of the pictures there, if they have no split
     workers: int = 1
     threads: int = 1  # of torch, a worker
     device: str = "cpu"

@@ -140,6 +140,33 @@ def test_data_that_have_changed_are_noticed(tmp_path: Path) -> None:
         data.unchanged(planned)
 
 
+def test_a_folder_without_a_split_is_split_by_what_is_in_its_pictures(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    write_images(here, {f"{label}/{i}.png": i for label in ("cat", "dog") for i in range(100)})
+    with pytest.raises(DataError, match=r"no train and test split\. .*give --test-fraction 0\.2"):
+        data.locate(here)
+    source = data.locate(here, 0.2)
+    train, test = data.read(source, "train"), data.read(source, "test")
+    assert (len(train), len(test)) == (source.train_images, source.test_images)
+    assert len(train) + len(test) == 200
+    # Half of the pictures are the other half again: each is with its like, so 100 of them are drawn, by their hashes.
+    expected = [i for i in range(100) if int(hashlib.sha256(encoded(i)).hexdigest(), 16) < 0.2 * 2**256]
+    assert 10 < len(expected) < 30
+    assert [Path(test.where(i)).stem for i in range(len(test))] == sorted(map(str, expected)) * 2
+    assert test.labels.tolist() == [0] * len(expected) + [1] * len(expected)
+    write_images(there, {f"{label}/{i}.png": i for label in ("cat", "dog") for i in reversed(range(100))})
+    assert data.locate(there, 0.2).name == source.name
+    assert len({data.locate(here, fraction).name for fraction in (0.2, 0.3)}) == 2
+    data.unchanged(source)
+
+
+def test_a_fraction_is_for_pictures_without_a_split(tmp_path: Path) -> None:
+    write_images(tmp_path, BOTH)
+    for path in (tmp_path, None):
+        with pytest.raises(DataError, match="--test-fraction is for pictures without a split"):
+            data.locate(path, 0.2)
+
+
 SOUND = ["a.png", "b.JPG", "deep/er/c.png", "🐈.png", "\n.png", "\x1b[2J.png"]
 NONE = [".hidden.png", "._a.png", "notes.txt", "Thumbs.db", "x.eps"]
 BROKEN = ["cut.png", "empty.png", "html.jpg", "dangling.png"]

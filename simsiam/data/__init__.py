@@ -17,7 +17,7 @@ from simsiam import buckets, randomness
 from simsiam.data import class_folders, classes, digits, parquet, torchvision_folders
 from simsiam.data.parquet import check_answers
 from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures, opened, size
-from simsiam.data.source import Source
+from simsiam.data.source import Asked, Source
 from simsiam.text import printable
 
 __all__ = [
@@ -50,8 +50,11 @@ _MOST_CLASSES = 1 << 20
 _NAMED = 3  # broken pictures that a message names
 
 
-def locate(path: Path | str | None) -> Source:
+def locate(path: Path | str | None, test_fraction: float | None = None) -> Source:
     """The data in a folder or at the URI of a bucket, or the embedded digits for None.
+
+    Args:
+        test_fraction: of the pictures that are for testing, for a folder of class folders without a split.
 
     Raises DataError for what cannot be used.
     """
@@ -66,7 +69,9 @@ def locate(path: Path | str | None) -> Source:
         if not path.is_dir():
             raise DataError(f"--data must be a folder. Got the file {shown} instead: name the folder it is in.")
     for layout in dict.fromkeys(LAYOUTS.values()):
-        if source := layout.find(path):
+        if source := layout.find(Asked(path, test_fraction)):
+            if source.test_fraction != test_fraction:
+                raise DataError("--test-fraction is for pictures without a split, and these have one. Leave it out.")
             return source
     if isinstance(path, str):
         raise DataError(
@@ -170,7 +175,7 @@ def _look_at(pictures: Pictures) -> Callable[[int], DataError | str | None]:
 
 def unchanged(source: Source) -> None:
     """Raises DataError if the files are no longer those that were located, by names and sizes or what is in them."""
-    if source.path is not None and (now := locate(source.path)).name != source.name:
+    if source.path is not None and (now := locate(source.path, source.test_fraction)).name != source.name:
         raise DataError(
             f"The data in {source.place} have changed since the trial was planned: {source.name}, "
             f"{source.train_images} + {source.test_images} pictures, are now {now.name}, {now.train_images} + "

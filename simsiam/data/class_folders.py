@@ -1,7 +1,8 @@
-"""train/ and val/ with a folder of pictures for each class."""
+"""A folder of pictures for each class, in train/ and val/; or without a split, which their hashes then make."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -12,49 +13,61 @@ import numpy as np
 
 from simsiam.data import classes
 from simsiam.data.pictures import SUFFIXES, TEST, TRAIN, DataError, Pictures
-from simsiam.data.source import SPLIT_NAMES, Source, both, digest, on_disk
+from simsiam.data.source import SPLIT_NAMES, Asked, Hashed, Source, asked_of, both, digest, on_disk
 from simsiam.text import printable
 
 
 @dataclass
-class _Split:
-    """What is in the folder of a split: pictures of classes, and what is left out."""
+class _Found:
+    """What is in a folder of class folders: pictures of classes, and what is left out."""
 
     pictures: list[Path] = field(default_factory=list)
     without_class: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
 
 
-def find(path: Path | str | None) -> Source | None:
-    if not isinstance(path, Path):
+def find(asked: Asked) -> Source | None:
+    root, fraction = asked.path, asked.test_fraction
+    if not isinstance(root, Path):
         return None
-    scanned = _scan(path)
-    if not any(split.pictures for split in scanned.values()):
+    scanned = {name: _scan(root / name) for name in itertools.chain.from_iterable(SPLIT_NAMES.values())}
+    if any(found.pictures for found in scanned.values()):
+        fraction = None
+    elif fraction is not None:
+        scanned = {"": _scan(root)}
+    elif any(file.suffix.lower() in SUFFIXES for file in root.glob("[!.]*/[!.]*")):
+        raise DataError(
+            f"{printable(str(root))} has folders with pictures, but no train and test split. Name two of them train "
+            "and val, with a folder for each class in them; or, if each is a class, give --test-fraction 0.2."
+        )
+    else:
         return None
-    files = both({name: split.pictures for name, split in scanned.items()}, path)
-    names = {split: {_class(path, file) for file in files[split]} for split in files}
-    classes.check(names, printable(str(path)))
-    every = [*files[TRAIN], *files[TEST]]
+    files = _splits(root, fraction)
+    names = {split: {_class(root, file, fraction) for file in files[split]} for split in files}
+    classes.check(names, printable(str(root)))
+    used = [*files[TRAIN], *files[TEST]]
+    tops = {"" if fraction is not None else file.relative_to(root).parts[0] for file in used}
     return Source(
         "images",
-        digest(on_disk(path, files[TRAIN]) + on_disk(path, files[TEST]), ours=True),
+        digest([*on_disk(root, files[TRAIN]), *_mark(fraction), *on_disk(root, files[TEST])], ours=True),
         len(files[TRAIN]),
         len(files[TEST]),
-        path,
-        encoded_bytes=sum(file.stat().st_size for file in every),
-        notes=(*classes.notes(names), *_left_out(path, scanned, every)),
+        root,
+        fraction,
+        encoded_bytes=sum(file.stat().st_size for file in used),
+        notes=(*classes.notes(names), *_left_out(root, [found for name, found in scanned.items() if name in tops])),
     )
 
 
 def read(source: Source, split: str) -> Pictures:
     """A class has one number in both splits: its place among all their names in order."""
-    root = Path(str(source.path))
-    files = both({name: part.pictures for name, part in _scan(root).items()}, root)
-    names = sorted({_class(root, file) for part in files.values() for file in part})
+    root, fraction = Path(str(source.path)), source.test_fraction
+    files = _splits(root, fraction)
+    names = sorted({_class(root, file, fraction) for part in files.values() for file in part})
     numbers = {name: i for i, name in enumerate(names)}
     mine = files[split]
     return Pictures(
-        labels=np.array([numbers[_class(root, file)] for file in mine], np.int64),
+        labels=np.array([numbers[_class(root, file, fraction)] for file in mine], np.int64),
         where=lambda i: printable(str(mine[i])),
         encoded=lambda i: _content(mine[i]),
     )
@@ -62,30 +75,52 @@ def read(source: Source, split: str) -> Pictures:
 
 def first(source: Source) -> bytes:
     """The first training picture, encoded."""
-    root = Path(str(source.path))
-    return _content(both({name: part.pictures for name, part in _scan(root).items()}, root)[TRAIN][0])
+    return _content(_splits(Path(str(source.path)), source.test_fraction)[TRAIN][0])
+
+
+def _splits(root: Path, fraction: float | None) -> dict[str, list[Path]]:
+    """Split -> its pictures in order.
+
+    With a fraction they are in no split, and about so many of them are for testing: those whose bytes' hash is low. So
+    equal pictures are on one side, and it is the same on every machine.
+    """
+    if fraction is None:
+        return both({name: _scan(root / name).pictures for each in SPLIT_NAMES.values() for name in each}, root)
+    files: dict[str, list[Path]] = {TRAIN: [], TEST: []}
+    for file in _scan(root).pictures:
+        low = int.from_bytes(hashlib.sha256(asked_of(file, _content)).digest()[:8]) < fraction * 2**64
+        files[TEST if low else TRAIN].append(file)
+    for split, each in files.items():
+        if not each:
+            raise DataError(
+                f"--test-fraction {fraction:g} of {printable(str(root))} leaves no picture to {split} with."
+            )
+    return files
+
+
+def _mark(fraction: float | None) -> list[Hashed]:
+    """The same files with a split of their own and with one that is made are other data."""
+    return [] if fraction is None else [(f"test fraction {fraction!r}".encode(), 0, bytes)]
 
 
 def _content(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _class(root: Path, file: Path) -> str:
-    return file.relative_to(root).parts[1]  # train/<class>/...
+def _class(root: Path, file: Path, fraction: float | None) -> str:
+    return file.relative_to(root).parts[1 if fraction is None else 0]  # train/<class>/..., or <class>/...
 
 
-def _scan(root: Path) -> dict[str, _Split]:
-    """Name of a split as it stands on the disk -> what is in its folder, in order."""
-    found = {}
-    for name in itertools.chain.from_iterable(SPLIT_NAMES.values()):
-        found[name] = split = _Split()
-        for file in sorted(_files(root / name, set())):
-            if file.suffix.lower() not in SUFFIXES:
-                split.others.append(file)
-            elif file.parent == root / name:
-                split.without_class.append(file)
-            else:
-                split.pictures.append(file)
+def _scan(folder: Path) -> _Found:
+    """What is in a folder of class folders, in order."""
+    found = _Found()
+    for file in sorted(_files(folder, set())):
+        if file.suffix.lower() not in SUFFIXES:
+            found.others.append(file)
+        elif file.parent == folder:
+            found.without_class.append(file)
+        else:
+            found.pictures.append(file)
     return found
 
 
@@ -111,11 +146,9 @@ def _files(folder: Path, above: set[str]) -> Iterator[Path]:
             yield folder / entry.name
 
 
-def _left_out(root: Path, scanned: dict[str, _Split], used: list[Path]) -> Iterator[str]:
-    """A line for each kind of file that is left out, with an example. Splits that are not used are nobody's loss."""
-    names = {file.relative_to(root).parts[0] for file in used}
+def _left_out(root: Path, scanned: list[_Found]) -> Iterator[str]:
+    """A line for each kind of file that is left out, with an example."""
     for what, kind in (("without a class", "without_class"), ("that are no pictures that we read", "others")):
-        files = [file for name in names for file in getattr(scanned[name], kind)]
-        if files:
+        if files := [file for found in scanned for file in getattr(found, kind)]:
             example = printable(min(files).relative_to(root).as_posix())
             yield f"left out {len(files)} file{'s' * (len(files) > 1)} {what}, as {example}"

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 
 from simsiam import randomness
 from simsiam.data.pictures import TRAIN, DataError, Pictures
-from simsiam.data.source import Source
+from simsiam.data.source import Asked, Source
 
 # SHA-256 over the pixels, labels and split, checked when they are loaded.
 _DIGEST = "15bec4e102d14cf1"
 _TRAIN, _TEST = 1437, 360
 
 
-def find(path: Path | str | None) -> Source | None:
+def find(asked: Asked) -> Source | None:
     """They are there where no path is given."""
-    return Source("digits", _DIGEST, _TRAIN, _TEST) if path is None else None
+    return Source("digits", _DIGEST, _TRAIN, _TEST) if asked.path is None else None
 
 
 def read(source: Source, split: str) -> Pictures:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from simsiam.data import arrow, classes
 from simsiam.data.arrow import File
 from simsiam.data.parquet_files import name_of, open_place, splits
 from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures
-from simsiam.data.source import READING, SPLIT_NAMES, Hashed, Source, both, digest
+from simsiam.data.source import READING, SPLIT_NAMES, Asked, Hashed, Source, both, digest
 from simsiam.text import printable
 
 T = TypeVar("T")
@@ -39,8 +38,8 @@ def check_answers(place: str) -> None:
         ) from None
 
 
-def find(path: Path | str | None) -> Source | None:
-    place = str(path)
+def find(asked: Asked) -> Source | None:
+    path, place = asked.path, str(asked.path)
     if path is None or not any(name in splits(place) for names in SPLIT_NAMES.values() for name in names):
         return None
     files = _files(place)

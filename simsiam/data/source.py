@@ -26,6 +26,14 @@ _HASHED = 512 << 20  # bytes: folders up to this size are named by what is in th
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What `--data` names, with how it is to be split."""
+
+    path: Path | str | None
+    test_fraction: float | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """Which data, how much of it, and where.
 
@@ -33,6 +41,7 @@ class Source:
 
     Args:
         path: a str for a bucket's URI; None for data within a package.
+        test_fraction: of the pictures that are for testing, where the data have no split; else None.
         encoded_bytes: of the files with pictures that are decoded by us; 0 for others.
         notes: what a person should know of how they are read, a line each.
     """
@@ -42,6 +51,7 @@ class Source:
     train_images: int
     test_images: int
     path: Path | str | None = None
+    test_fraction: float | None = None
     encoded_bytes: int = 0
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -78,14 +88,15 @@ def on_disk(root: Path, files: Iterable[Path]) -> list[Hashed]:
     return [
         (
             os.fsencode(file.relative_to(root).as_posix()),
-            _asked(file, Path.stat).st_size,
-            functools.partial(_asked, file, Path.read_bytes),
+            asked_of(file, Path.stat).st_size,
+            functools.partial(asked_of, file, Path.read_bytes),
         )
         for file in sorted(files)
     ]
 
 
-def _asked(file: Path, what: Callable[[Path], T]) -> T:
+def asked_of(file: Path, what: Callable[[Path], T]) -> T:
+    """What a call gives for a file. Raises DataError where the file cannot be read."""
     try:
         return what(file)
     except OSError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from simsiam.data.pictures import TRAIN, DataError, Pictures
-from simsiam.data.source import Source, digest, on_disk
+from simsiam.data.source import Asked, Source, digest, on_disk
 
 # Its folder -> (name, training pictures, test pictures).
 FOLDERS = {
@@ -17,7 +17,8 @@ FOLDERS = {
 }
 
 
-def find(path: Path | str | None) -> Source | None:
+def find(asked: Asked) -> Source | None:
+    path = asked.path
     if not isinstance(path, Path):
         return None
     for folder, (layout, train, test) in FOLDERS.items():
