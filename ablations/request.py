@@ -55,6 +55,13 @@ def parser() -> argparse.ArgumentParser:
     add("--time-limit", type=float, metavar="MINUTES", help="end by then, if need be half done, with exit code 75")
     add("--price", type=float, help="of an hour of one CPU or GPU, for the column of that name")
     add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial, in kept/")
+    add(
+        "--check",
+        nargs="?",
+        const="",
+        metavar="VIEWS.png",
+        help="show what the data are, and exit; with a file's name, draw pictures and their views into it",
+    )
     add("--plan", action="store_true", help="show what would run and what is there, and exit")
     return parser
 
@@ -167,8 +174,8 @@ def read(args: argparse.Namespace) -> Request:
     return Request(
         tables=[tables.get(name) for name in asked],
         recipe=args.recipe,
-        source=_source(args),
-        overrides=_overrides(args.set),
+        source=source(args),
+        overrides=overrides(args.set),
         rows=None if args.rows is None else [name.strip() for name in args.rows.split(",")],
         args=args,
         until=None if args.time_limit is None else begun + 60 * args.time_limit - _END_SECONDS,
@@ -206,13 +213,14 @@ def looks(args: argparse.Namespace) -> list[int]:
     return [args.seeds or (_SEEDS_OF_A_VERDICT if args.claims else 1)]
 
 
-def _overrides(texts: list[str]) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
+def overrides(texts: list[str]) -> dict[str, Any]:
+    """Field -> value of `--set`. Raises UserError."""
+    found: dict[str, Any] = {}
     for name, value in map(_override, texts):
-        if name in overrides:
+        if name in found:
             raise UserError(f"--set {name} is given twice. Leave one out.")
-        overrides[name] = value
-    return overrides
+        found[name] = value
+    return found
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -227,7 +235,8 @@ def _override(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text}: {error}") from None
 
 
-def _source(args: argparse.Namespace) -> Source:
+def source(args: argparse.Namespace) -> Source:
+    """The data that are asked for. Raises UserError."""
     from simsiam.buckets import is_bucket
     from simsiam.data import DataError, check_answers, locate
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(_listing())
         return 0
     try:
-        return _run(args)
+        return _run(args) if args.check is None else _check(args)
     except UserError as error:
         say(f"error: {error}", error=True)
         return 2
@@ -66,6 +66,24 @@ def _listing() -> str:
         lines.append(f"  {name:16} {table.title} ({table.section}): {', '.join(r.name for r in table.rows)}")
     lines += ["Recipes:", *(f"  {name}" for name in RECIPES)]
     return "\n".join(lines)
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Show what the data are. Raises UserError."""
+    from ablations import data_check
+    from simsiam.data import DataError
+
+    source, overrides = requests.source(args), requests.overrides(args.set)
+    try:
+        say(data_check.report(source))
+        if args.check:
+            data_check.sheet(source, tables.recipe(args.recipe, source.name, overrides), Path(args.check))
+            say(f"Twelve pictures, each with two views: {args.check}")
+    except DataError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{args.check} cannot be written: {error.strerror or error}.") from None
+    return 0
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -164,7 +182,10 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
         except data.DataError as error:
             raise UserError(str(error)) from None
     else:
-        say(f"Data: not all decoded beforehand, for they are more than {_CHECKED_BYTES >> 20} MiB.")
+        mebibytes = _CHECKED_BYTES >> 20
+        say(
+            f"Data: more than {mebibytes} MiB, so not all are decoded before the first trial starts. --check does that."
+        )
     try:
         launch = _launcher(request.args)
     except ModuleNotFoundError as error:

@@ -180,6 +180,11 @@ def plan(
     return trials
 
 
+def recipe(name: str, data: str, overrides: Fields) -> Config:
+    """The Config of a recipe on some data, with overrides. Raises UserError."""
+    return _config({"data": data, **recipes.RECIPES[name], **overrides}, f"Recipe {name}")
+
+
 def distinct(trials: Iterable[Trial]) -> dict[str, Trial]:
     """Fingerprint -> the first trial that asks for it, of those that can start: what there is to train."""
     found: dict[str, Trial] = {}

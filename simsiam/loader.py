@@ -236,10 +236,8 @@ def load(source: Source | Decoded, config: Config, runtime: Runtime) -> tuple[Im
         return Streamed(reader, device=device, processes=runtime.loader_processes)
 
     train, test = split(TRAIN, config.train_images), split(TEST, None)
-    data.check_classes(
-        source.name if isinstance(source, Decoded) else source.place,
-        *(images.labels.cpu().numpy() for images in (train, test)),
-    )
+    place = source.name if isinstance(source, Decoded) else source.place
+    data.check_classes(place, train.labels.cpu().numpy(), test.labels.cpu().numpy())
     return train, test
 
 

@@ -18,6 +18,7 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 ARROWS = {
     "run": {
         *("request", "table", "store", "rebuild", "progress", "report", "verdict", "terminal"),
+        "data_check",
         *("launch", "launch_local", "launch_jobs"),
     },
     "request": {"table"},

@@ -26,7 +26,6 @@ from ablations.launch import ENVIRONMENT, notices
 from ablations.placement import Ask, Cluster, Nodes
 from ablations.store import Store
 from ablations.table import UserError
-from ablations.terminal import say
 from simsiam.buckets import is_bucket
 from simsiam.config import Runtime
 
@@ -66,7 +65,6 @@ def connect() -> None:
             f"Ray's sockets lie in its temporary folder, whose path must be short. Got {place} instead: "
             "set RAY_TMPDIR to a shorter one, as /tmp."
         ) from None
-    say(_which())
     # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
     signal.signal(signal.SIGTERM, _interrupt)
 
@@ -86,7 +84,7 @@ def _have_a_token(address: str) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def _which() -> str:
+def which() -> str:
     """Which Ray this is, and what of it is free."""
     node = ray._private.worker._global_node
     whose = (

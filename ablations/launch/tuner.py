@@ -44,6 +44,7 @@ def launch(
     scratch = f".ray/{uuid.uuid4().hex}"  # Ray wants a place that all nodes see
     cluster.connect()
     try:
+        say(cluster.which())
         there, possible = cluster.there(), cluster.possible()
         ask = cluster.ask(runtime, there, possible)
         if "GPU" not in ask.worker:

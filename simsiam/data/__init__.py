@@ -6,7 +6,7 @@ a plan is made without it. A new layout is one file, and one line below.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,15 @@ def first(source: Source) -> bytes | None:
     return LAYOUTS[source.layout].first(source) if source.encoded_bytes else None
 
 
-def check_classes(place: str, train: np.ndarray[Any, Any], test: np.ndarray[Any, Any]) -> list[str]:
+def check_classes(
+    place: str, train: np.ndarray[Any, Any], test: np.ndarray[Any, Any], names: Sequence[str] = ()
+) -> list[str]:
     """What to say of the classes, by the labels of both splits. Raises DataError if they are too few, or differ."""
-    labels = {split: np.unique(each[each >= 0]).tolist() for split, each in ((TRAIN, train), (TEST, test))}
+    called = dict(enumerate(names))
+    labels = {
+        split: [called.get(label, str(label)) if names else label for label in np.unique(each[each >= 0]).tolist()]
+        for split, each in ((TRAIN, train), (TEST, test))
+    }
     classes.check(labels, place)
     return list(classes.notes(labels))
 
@@ -136,7 +142,7 @@ def check(source: Source) -> list[str]:
     Raises DataError for classes that cannot be judged, and if pictures are broken: how many, and the first of them.
     """
     splits = {split: read(source, split) for split in (TRAIN, TEST)}
-    notes = check_classes(source.place, splits[TRAIN].labels, splits[TEST].labels)
+    notes = check_classes(source.place, splits[TRAIN].labels, splits[TEST].labels, splits[TRAIN].classes)
     broken: list[DataError] = []
     moving: list[str] = []
     for pictures in splits.values():

@@ -70,6 +70,7 @@ def read(source: Source, split: str) -> Pictures:
         labels=np.array([numbers[_class(root, file, fraction)] for file in mine], np.int64),
         where=lambda i: printable(str(mine[i])),
         encoded=lambda i: _content(mine[i]),
+        classes=names,
     )
 
 

@@ -82,8 +82,11 @@ def read(source: Source, split: str) -> Pictures:
         return f"{name_of(place, files[part])}, row {i - firsts[part]}"
 
     labels = [batch["label"].fill_null(-1).to_numpy() for batch in batches]
-    numbered = _numbered(np.concatenate([np.empty(0, np.int64), *labels]), split, _class_names(place, every))
-    return Pictures(labels=numbered, where=where, encoded=encoded)
+    names = _class_names(place, every)
+    numbered = _numbered(np.concatenate([np.empty(0, np.int64), *labels]), split, names)
+    return Pictures(
+        labels=numbered, where=where, encoded=encoded, classes=list(dict.fromkeys(names[TRAIN] + names[TEST]))
+    )
 
 
 def first(source: Source) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,15 @@ class DataError(ValueError):
 class Pictures:
     """One split. Either `pixels` holds every picture, uint8 (N, H, W, 3), or `encoded` reads picture i when asked.
 
-    `labels` is (N,) int64, -1 where there is none. `where(i)` names picture i for an error message.
+    `labels` is (N,) int64, -1 where there is none. `where(i)` names picture i for an error message. `classes` has the
+    name of each label, where labels have names.
     """
 
     labels: npt.NDArray[np.int64]
     where: Callable[[int], str]
     pixels: npt.NDArray[np.uint8] | None = None
     encoded: Callable[[int], bytes] | None = None
+    classes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,6 +61,7 @@ class Pictures:
             where=lambda i: where(int(ids[i])),
             pixels=None if self.pixels is None else self.pixels[ids],
             encoded=None if encoded is None else lambda i: encoded(int(ids[i])),
+            classes=self.classes,
         )
 
     def open(self, i: int) -> Any:
