@@ -16,7 +16,7 @@ from ablations import table as tables
 from ablations.table import Table, Trial, UserError
 from simsiam import config as configs
 from simsiam.config import GRAPH, STEPS, Runtime
-from simsiam.recipes import RECIPES
+from simsiam.recipes import DATA, RECIPES
 
 if TYPE_CHECKING:
     from simsiam.data import Source
@@ -35,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="list tables, rows and recipes, and exit")
     add("--table", help="which table, or 'all'")
     add("--recipe", default="digits", help="which baseline (default: digits)")
-    add("--data", help="folder of the pictures, or s3:// or gs://; digits need none (default: $SIMSIAM_DATA)")
+    add(
+        "--data",
+        help="folder of the pictures, s3://, gs://, hf://datasets/OWNER/NAME, or a name of public data, as cifar10 "
+        "(default: $SIMSIAM_DATA, else the recipe's own)",
+    )
     add("--test-fraction", type=float, help="of pictures without a split, a folder a class: so many are for testing")
     add("--rows", help="only these rows, separated by commas")
     add("--seeds", type=int, help="seeds 0 to N-1 (default: 1, with --claims 5)")
@@ -81,7 +85,7 @@ class Request:
     @property
     def runtime(self) -> Runtime:
         return Runtime(
-            data_path=None if self.source.path is None else str(self.source.path),
+            data_path=self.source.asked,
             test_fraction=self.source.test_fraction,
             workers=self.args.workers,
             threads=self.args.threads,
@@ -238,17 +242,21 @@ def _override(text: str) -> tuple[str, Any]:
 def source(args: argparse.Namespace) -> Source:
     """The data that are asked for. Raises UserError."""
     from simsiam.buckets import is_bucket
-    from simsiam.data import DataError, check_answers, locate
+    from simsiam.data import DataError, check_answers, is_public, locate
 
     if args.recipe not in RECIPES:
         raise UserError(configs.unknown("recipe", args.recipe, RECIPES))
     fraction = args.test_fraction
     if fraction is not None and not 0 < fraction < 1:
         raise UserError(f"--test-fraction must be above 0 and below 1. Got {fraction:g} instead.")
-    path = args.data or (None if args.recipe == "digits" else os.environ.get("SIMSIAM_DATA")) or None
-    if path is None and args.recipe != "digits":
-        raise UserError(f"Recipe {args.recipe} needs pictures: name their folder with --data or in $SIMSIAM_DATA.")
+    path = args.data or (None if args.recipe == "digits" else os.environ.get("SIMSIAM_DATA")) or DATA.get(args.recipe)
     try:
+        if path is not None and is_public(path):
+            if Path(path).exists():
+                raise UserError(
+                    f"--data {path} is the name of public data, and a folder here. For the folder, write ./{path}."
+                )
+            return locate(path, fraction)
         if path is None or not is_bucket(path):
             return locate(None if path is None else Path(path).resolve(), fraction)
         check_answers(path)

@@ -96,3 +96,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "imagenette": IMAGENETTE,
     "imagenet": IMAGENET,
 }
+
+# Recipe -> the public data that it trains on where no others are named; the digits are within a package.
+DATA = {
+    "cifar10": "cifar10",
+    "cifar10_short": "cifar10",
+    "flowers": "flowers",
+    "imagenette": "imagenette",
+    "imagenet": "imagenet",
+}

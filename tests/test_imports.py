@@ -61,6 +61,8 @@ DATA: dict[str, set[str]] = {
     "class_folders": {"pictures", "source", "classes"},
     "arrow": {"pictures"},
     "parquet_files": {"pictures", "source", "arrow"},
+    "hub": {"pictures"},
+    "public": {"pictures", "arrow", "hub"},
     "parquet": {"pictures", "source", "classes", "arrow", "parquet_files"},
 }
 

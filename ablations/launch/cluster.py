@@ -28,6 +28,7 @@ from ablations.store import Store
 from ablations.table import UserError
 from simsiam.buckets import is_bucket
 from simsiam.config import Runtime
+from simsiam.data import is_public
 
 HEAD = "node:__internal_head__"  # a resource that the head alone has
 
@@ -176,7 +177,7 @@ def check_that_nodes_see(store: Store, scratch: str, data_path: str | None) -> N
     marker = _marker(scratch)
     store.folder.write(marker, b"")
     paths = [] if store.folder.bucket else [f"{store.folder.uri}/{marker}"]
-    if data_path and not is_bucket(data_path):
+    if data_path and not is_bucket(data_path) and not is_public(data_path):  # which each node fetches
         paths.append(data_path)
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]

@@ -6,6 +6,7 @@ a plan is made without it. A new layout is one file, and one line below.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from simsiam import buckets, randomness
-from simsiam.data import class_folders, classes, digits, parquet, torchvision_folders
+from simsiam.data import class_folders, classes, digits, parquet, public, torchvision_folders
 from simsiam.data.parquet import check_answers
 from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures, opened, size
+from simsiam.data.public import is_public
 from simsiam.data.source import Asked, Source
 from simsiam.text import printable
 
@@ -31,6 +33,7 @@ __all__ = [
     "check_classes",
     "fetch",
     "first",
+    "is_public",
     "locate",
     "opened",
     "read",
@@ -51,14 +54,19 @@ _NAMED = 3  # broken pictures that a message names
 
 
 def locate(path: Path | str | None, test_fraction: float | None = None) -> Source:
-    """The data in a folder or at the URI of a bucket, or the embedded digits for None.
+    """The data in a folder, at the URI of a bucket, or of a public name; or the embedded digits for None.
 
     Args:
         test_fraction: of the pictures that are for testing, for a folder of class folders without a split.
 
     Raises DataError for what cannot be used.
     """
-    if isinstance(path, str) and not buckets.is_bucket(path):
+    asked = None if path is None else str(path)
+    if isinstance(path, str) and public.is_public(path):
+        asked = public.pinned(path)
+        path, fraction = public.fetched(asked)
+        test_fraction = test_fraction or fraction
+    elif isinstance(path, str) and not buckets.is_bucket(path):
         path = Path(path)
     if isinstance(path, Path):
         shown = printable(str(path))
@@ -72,7 +80,7 @@ def locate(path: Path | str | None, test_fraction: float | None = None) -> Sourc
         if source := layout.find(Asked(path, test_fraction)):
             if source.test_fraction != test_fraction:
                 raise DataError("--test-fraction is for pictures without a split, and these have one. Leave it out.")
-            return source
+            return dataclasses.replace(source, asked=asked)
     if isinstance(path, str):
         raise DataError(
             f"{buckets.shown(path)} holds nothing that can be read. A bucket holds train*.parquet and test*.parquet."

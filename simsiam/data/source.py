@@ -40,7 +40,8 @@ class Source:
     `name` is the identity that a Config holds: layout and digest, never the path.
 
     Args:
-        path: a str for a bucket's URI; None for data within a package.
+        path: where they are read: a folder of this node, a bucket's URI as a str, None for data within a package.
+        asked: what every node is told: the same, or the name of public data.
         test_fraction: of the pictures that are for testing, where the data have no split; else None.
         encoded_bytes: of the files with pictures that are decoded by us; 0 for others.
         notes: what a person should know of how they are read, a line each.
@@ -52,13 +53,14 @@ class Source:
     test_images: int
     path: Path | str | None = None
     test_fraction: float | None = None
+    asked: str | None = None
     encoded_bytes: int = 0
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def place(self) -> str:
         """As a person may see it."""
-        return printable(buckets.shown(str(self.path)))
+        return printable(buckets.shown(str(self.asked or self.path)))
 
     @property
     def name(self) -> str:
