@@ -18,7 +18,7 @@ from ablations import request as requests  # noqa: E402
 from ablations import table as tables  # noqa: E402
 from ablations.request import Request  # noqa: E402
 from ablations.table import Claim, Table, Trial, UserError  # noqa: E402
-from ablations.terminal import say  # noqa: E402
+from ablations.terminal import reason, say  # noqa: E402
 from simsiam import config as configs  # noqa: E402
 from simsiam.recipes import RECIPES  # noqa: E402
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error}", error=True)
         return 2
     except OSError as error:  # a disk that is full, a bucket that stays out of reach
-        say(f"error: {error}. Finished trials are kept; the same command goes on from here.", error=True)
+        say(f"error: {reason(error)}. Finished trials are kept; the same command goes on from here.", error=True)
         return 1
     except KeyboardInterrupt:
         say("\nInterrupted. Finished trials are kept; the same command goes on from here.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from typing import IO
@@ -23,6 +24,26 @@ def shown(line: str) -> str:
     """A line as standard output can show it: other letters, and what a terminal would act on, are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return printable(line).encode(encoding, "backslashreplace").decode(encoding)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room there, or name another folder",
+    errno.EDQUOT: "Make room there, or name another folder",
+    errno.EACCES: "Let it be read and written by you, or name another",
+    errno.EPERM: "Let it be read and written by you, or name another",
+    errno.EROFS: "Name a folder that can be written",
+    errno.EMFILE: "Allow more open files: ulimit -n 65536",
+    errno.ENFILE: "Too much else is running on this machine",
+}
+
+
+def reason(error: OSError) -> str:
+    """What the system said, where, and what to do about it."""
+    if error.errno is None or error.strerror is None:
+        return str(error)
+    place = f": {error.filename}" if error.filename else ""
+    remedy = f". {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
+    return f"{error.strerror}{place}{remedy}"
 
 
 def _silence(stream: IO[str]) -> None:

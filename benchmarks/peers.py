@@ -7,9 +7,11 @@ path. Where lightly is not installed, its wheel unpacked into .peers/ does: pip 
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / ".peers"))
 
@@ -26,8 +29,8 @@ BATCH = 512
 
 
 class _Pictures(Dataset[Any]):
-    def __init__(self, transform: Any, n: int) -> None:
-        self._pixels = np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), np.uint8)
+    def __init__(self, transform: Any, n: int, side: int) -> None:
+        self._pixels = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), np.uint8)
         self._transform = transform
 
     def __len__(self) -> int:
@@ -38,16 +41,20 @@ class _Pictures(Dataset[Any]):
 
 
 class _Model(nn.Module):
-    def __init__(self) -> None:
+    """SimSiam of lightly's parts. App. D's stem and heads for a ResNet-18, Sec. 3's for a ResNet-50."""
+
+    def __init__(self, backbone: str) -> None:
         from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
 
         super().__init__()
-        resnet = torchvision.models.resnet18()
-        resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-        resnet.maxpool = nn.Identity()
+        resnet = getattr(torchvision.models, backbone)()
+        features, hidden = resnet.fc.in_features, 2048
+        if backbone == "resnet18":
+            resnet.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+            resnet.maxpool = nn.Identity()
         resnet.fc = nn.Identity()
         self.backbone = resnet
-        self.projector = SimSiamProjectionHead(512, 2048, 2048)
+        self.projector = SimSiamProjectionHead(features, hidden, 2048)
         self.predictor = SimSiamPredictionHead(2048, 512, 2048)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,28 +62,49 @@ class _Model(nn.Module):
         return z.detach(), self.predictor(z)
 
 
-def images_per_second(precision: str, processes: int, seconds: float) -> float:
-    """Source images/s over `seconds`, after the loader has begun and five steps are done."""
+def transform(kind: str, size: int) -> Any:
+    """Two views of a PIL picture: lightly's own, or the same augmentations of torchvision v2."""
+    if kind == "lightly":
+        from lightly.transforms import SimSiamTransform
+
+        return SimSiamTransform(input_size=size, **({"gaussian_blur": 0.0} if size == 32 else {}))
+    one = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.2, 1.0)),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            *([v2.RandomApply([v2.GaussianBlur(13, (0.1, 2.0))], p=0.5)] if size > 32 else []),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    return lambda picture: (one(picture), one(picture))
+
+
+def training(
+    precision: str, processes: int, *, batch: int, backbone: str = "resnet18", size: int = 32, views: str = "lightly"
+) -> Iterator[torch.Tensor]:
+    """Steps for ever, the loss of each."""
     from lightly.loss import NegativeCosineSimilarity
-    from lightly.transforms import SimSiamTransform
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    transform = SimSiamTransform(input_size=32, gaussian_blur=0.0)
+    stored = 32 if size == 32 else 256
     loader = DataLoader(
-        _Pictures(transform, 50_000),
-        batch_size=BATCH,
+        _Pictures(transform(views, size), 50_000 if size == 32 else 2_000, stored),
+        batch_size=batch,
         shuffle=True,
         drop_last=True,
         num_workers=processes,
         pin_memory=device.type == "cuda",
     )
-    model, criterion = _Model().to(device), NegativeCosineSimilarity()
+    model, criterion = _Model(backbone).to(device), NegativeCosineSimilarity()
     optimizer = torch.optim.SGD(model.parameters(), lr=6e-2, momentum=0.9, weight_decay=5e-4)
     kind = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    steps, begun = 0, 0.0
-    for views in (batch for _ in range(1000) for batch in loader):
-        x0, x1 = (view.to(device, non_blocking=True) for view in views[:2])
+    for both in (batch for _ in itertools.count() for batch in loader):
+        x0, x1 = (view.to(device, non_blocking=True) for view in both[:2])
         with torch.autocast(device.type, kind, enabled=kind != torch.float32):
             (z0, p0), (z1, p1) = model(x0), model(x1)
             loss = 0.5 * (criterion(z0, p1) + criterion(z1, p0))
@@ -84,14 +112,19 @@ def images_per_second(precision: str, processes: int, seconds: float) -> float:
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-        steps += 1
-        if steps == 5:
-            loss.item()
-            begun = time.perf_counter()
-        elif steps > 5 and time.perf_counter() - begun > seconds:
-            loss.item()
-            break
-    return (steps - 5) * BATCH / (time.perf_counter() - begun)
+        yield loss.detach()
+
+
+def images_per_second(precision: str, processes: int, seconds: float) -> float:
+    """Source images/s over `seconds`, after the loader has begun and five steps are done."""
+    steps = training(precision, processes, batch=BATCH)
+    for _ in range(5):
+        next(steps).item()
+    begun, done = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        loss, done = next(steps), done + 1
+    loss.item()
+    return done * BATCH / (time.perf_counter() - begun)
 
 
 def main() -> None:

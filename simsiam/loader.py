@@ -252,9 +252,13 @@ def _pixels(pictures: Pictures) -> npt.NDArray[np.uint8] | None:
     """All pictures decoded, (N, H, W, 3), if they have one size and fit in memory; else None."""
     if pictures.pixels is not None:
         return pictures.pixels
-    width, height = pictures.size(0, pictures.open(0))
-    if len(pictures) * height * width * 3 > MEMORY:
+    first = np.asarray(pictures.decode(0))
+    if len(pictures) * first.nbytes > MEMORY:
         return None
-    if any(pictures.size(i, pictures.open(i)) != (width, height) for i in range(len(pictures))):
-        return None
-    return np.stack([np.asarray(pictures.decode(i)) for i in range(len(pictures))])
+    pixels = np.empty((len(pictures), *first.shape), np.uint8)
+    for i in range(len(pictures)):
+        decoded = np.asarray(pictures.decode(i))
+        if decoded.shape != first.shape:
+            return None
+        pixels[i] = decoded
+    return pixels

@@ -123,6 +123,17 @@ def test_seeds_are_added_to_the_rows_asked_for_alone(tmp_path: Path) -> None:
     assert table[table.row == "without"].seed.tolist() == [0]
 
 
+def test_rows_that_are_not_asked_for_are_judged_by_the_results_they_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rows in ("with", "without"):
+        assert run.main([*TINY, "--rows", rows, "--seeds", "2", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    last = out.rpartition("| section")[2]
+    assert "has not run" not in last
+    assert "of 2 seeds collapsed" in last
+
+
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -101,6 +101,20 @@ def test_what_cannot_be_shown_is_escaped(monkeypatch: pytest.MonkeyPatch) -> Non
         assert stream.buffer.getvalue() == expected.encode(encoding)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(28, "No space left on device", "/a"), "No space left on device: /a. Make room there, or name another"),
+        (PermissionError(13, "Permission denied", "/a"), "Permission denied: /a. Let it be read and written by you"),
+        (OSError(24, "Too many open files"), "Too many open files. Allow more open files: ulimit -n 65536"),
+        (OSError("AWS Error"), "AWS Error"),
+    ],
+)
+def test_what_the_system_says_comes_with_the_place_and_the_remedy(error: OSError, text: str) -> None:
+    assert terminal.reason(error).startswith(text)
+    assert "Errno" not in terminal.reason(error)
+
+
 def test_help_of_a_job_is_run_pys_and_submits_nothing() -> None:
     command = [sys.executable, str(ROOT / "ablations/submit.py"), "--table", "epochs", "--help"]
     out = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PATH": ""}).stdout
