@@ -62,6 +62,8 @@ def run(
     """
     started = _now()
     _set_up(config, runtime)
+    if isinstance(pictures, Source):
+        data.unchanged(pictures)
     train, test = loader.load(pictures, config, runtime)
     keeper = Keeper(
         config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry, until=runtime.until

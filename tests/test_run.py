@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from pictures import encoded, write_both_splits
+from pictures import encoded, write_both_splits, write_images
 
 from ablations import files, rebuild, run
 from ablations import trial as trials
@@ -99,6 +99,30 @@ def test_pictures_of_two_folders_stand_beside_each_other(tmp_path: Path) -> None
         assert run.main([*command, "--data", str(folder), "--seeds", seeds, *results]) == 0
     table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
     assert sorted(table.groupby("data").size()) == [1, 2]
+
+
+def test_a_picture_that_goes_while_a_table_runs_fails_what_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{split}/{label}/{i}.png" for split in ("train", "val") for label in "ab" for i in range(12)]
+    write_images(tmp_path / "in", {name: i for i, name in enumerate(names)})
+    (tmp_path / "in/train/a/0.png").write_bytes(encoded(1, 20, 30))  # of another size: they are read while training
+    real = trials.pretrain.pretrain
+
+    def pretrain(*args: Any, **kwargs: Any) -> Any:
+        found = real(*args, **kwargs)
+        (tmp_path / "in/train/b/7.png").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(trials.pretrain, "pretrain", pretrain)
+    command = ["--table", "stop_gradient", "--launcher", "local", "--data", str(tmp_path / "in"), *tiny.OVERRIDES]
+    command = [part.replace("train_images=300", "batch_size=8") for part in command]
+    assert run.main([*command, "--results", str(tmp_path / "out")]) == 1
+    table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
+    assert list(table.outcome) == ["failed", "failed"]
+    assert all("have changed since the trial was planned" in message for message in table.message)
+    assert "24 + 24 pictures, are now" in table.message[0]
+    assert run.main([*command, "--results", str(tmp_path / "out")]) == 0  # planned with what is there
 
 
 def test_a_rerun_that_fails_is_a_failure_and_keeps_the_result(
@@ -241,7 +265,10 @@ def test_a_disk_that_fills_up_costs_nothing_that_is_finished(
     with monkeypatch.context() as patch:
         patch.setattr(files, "_write_to_disk", full)
         assert run.main(command) == 1
-    assert "No space left on device. Finished trials are kept" in capsys.readouterr().err
+    assert (
+        "No space left on device. Make room there, or name another folder. Finished trials are kept"
+        in capsys.readouterr().err
+    )
     kept = {path: path.read_bytes() for path in tmp_path.glob("trials/*.parquet")}
     assert len(kept) == 1
     assert run.main(command) == 0

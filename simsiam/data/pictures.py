@@ -133,4 +133,4 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):  # its text has an object's address
         return f"it is in no known format ({', '.join(FORMATS)})"
-    return str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
