@@ -63,7 +63,7 @@ def sheet(source: Source, config: Config, path: Path) -> None:
 
     from simsiam import loader
 
-    runtime = Runtime(data_path=source.asked, test_fraction=source.test_fraction)
+    runtime = Runtime(data_path=source.asked)
     train, _ = loader.load(loader.decode(source, config.train_images) or source, config, runtime)
     pictures = data.read(source, TRAIN, config.train_images)
     ids = np.unique(np.linspace(0, len(train) - 1, _SHOWN).astype(np.int64))

@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "(default: $SIMSIAM_DATA, else the recipe's own)",
     )
     add("--test-fraction", type=float, help="of pictures without a split, a folder a class: so many are for testing")
+    add("--label-column", metavar="NAME", help="of Parquet, where it is not label or labels")
     add("--rows", help="only these rows, separated by commas")
     add("--seeds", type=int, help="seeds 0 to N-1 (default: 1, with --claims 5)")
     add("--claims", action="store_true", help="judge the paper's claims")
@@ -87,6 +88,7 @@ class Request:
         return Runtime(
             data_path=self.source.asked,
             test_fraction=self.source.test_fraction,
+            label_column=self.source.label_column,
             workers=self.args.workers,
             threads=self.args.threads,
             step=self.args.step,
@@ -246,7 +248,7 @@ def source(args: argparse.Namespace) -> Source:
 
     if args.recipe not in RECIPES:
         raise UserError(configs.unknown("recipe", args.recipe, RECIPES))
-    fraction = args.test_fraction
+    fraction, column = args.test_fraction, args.label_column
     if fraction is not None and not 0 < fraction < 1:
         raise UserError(f"--test-fraction must be above 0 and below 1. Got {fraction:g} instead.")
     path = args.data or (None if args.recipe == "digits" else os.environ.get("SIMSIAM_DATA")) or DATA.get(args.recipe)
@@ -256,11 +258,11 @@ def source(args: argparse.Namespace) -> Source:
                 raise UserError(
                     f"--data {path} is the name of public data, and a folder here. For the folder, write ./{path}."
                 )
-            return locate(path, fraction)
+            return locate(path, fraction, column)
         if path is None or not is_bucket(path):
-            return locate(None if path is None else Path(path).resolve(), fraction)
+            return locate(None if path is None else Path(path).resolve(), fraction, column)
         check_answers(path)
-        return locate(path, fraction)
+        return locate(path, fraction, column)
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(f"{error}") from None
 

@@ -131,6 +131,7 @@ class Runtime:
 
     data_path: str | None = None
     test_fraction: float | None = None  # of the pictures there, if they have no split
+    label_column: str | None = None  # of the Parquet there, if it has several
     workers: int = 1
     threads: int = 1  # of torch, a worker
     device: str = "cpu"

@@ -208,7 +208,9 @@ def test_a_node_reads_a_bucket_once(
     uri = upload(pictures, Folder.at("s3://bucket/once"))
     read = []
     batches, content = parquet._batches, parquet._content
-    monkeypatch.setattr(parquet, "_batches", lambda place, file: read.append(file.name) or batches(place, file))
+    monkeypatch.setattr(
+        parquet, "_batches", lambda place, file, **of: read.append(file.name) or batches(place, file, **of)
+    )
     monkeypatch.setattr(parquet, "_content", lambda place, file: read.append(file.name) or content(place, file))
     data.read(data.locate(uri), "train")
     assert sorted(read) == [
@@ -236,9 +238,9 @@ def test_a_copy_that_breaks_off_goes_on_however_long_it_took(
     source = data.locate(upload(pictures, Folder.at("s3://bucket/broken-off")))
     real, read = parquet._batches, []
 
-    def broken_once(place: str, file: arrow.File) -> Iterator[Any]:
+    def broken_once(place: str, file: arrow.File, **of: Any) -> Iterator[Any]:
         read.append(file.name)
-        yield from real(place, file)
+        yield from real(place, file, **of)
         if len(read) in (2, 3):  # in the round for all of them, and by itself
             time.sleep(0.3)  # longer than the patience
             raise NETWORK
@@ -247,7 +249,7 @@ def test_a_copy_that_breaks_off_goes_on_however_long_it_took(
     assert_holds(data.read(source, "train"), range(5))
     assert read == ["train-00000-of-00002.parquet", *["train-00001-of-00002.parquet"] * 3]
 
-    def broken(place: str, file: arrow.File) -> Iterator[Any]:
+    def broken(place: str, file: arrow.File, **of: Any) -> Iterator[Any]:
         raise NETWORK
         yield
 

@@ -126,3 +126,24 @@ def test_a_test_split_may_have_many_names(tmp_path: Path, name: str) -> None:
     write_parquet(tmp_path / "train.parquet", range(4))
     write_parquet(tmp_path / f"{name}.parquet", range(3))
     assert data.locate(tmp_path).test_images == 3
+
+
+def test_of_several_label_columns_one_is_named(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.parquet", [0, 1, 2, 3])
+        table = pq.read_table(tmp_path / f"{split}.parquet").rename_columns(["image", "fine_label"])
+        table = table.append_column("coarse_label", pa.array([1, 1, 0, 0]))
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    with pytest.raises(DataError, match=r"Its columns: image, fine_label, coarse_label\. Name it with --label-column"):
+        data.locate(tmp_path)
+    with pytest.raises(DataError, match=r"no label column\. Known names: label_fine\. Its columns"):
+        data.locate(tmp_path, label_column="label_fine")
+    names = set()
+    for column, labels in (("fine_label", [0, 1, 2, 3]), ("coarse_label", [1, 1, 0, 0])):
+        source = data.locate(tmp_path, label_column=column)
+        assert data.read(source, "train").labels.tolist() == labels
+        data.unchanged(source)
+        names.add(source.name)
+    assert len(names) == 2
+    with pytest.raises(DataError, match="--label-column is of Parquet"):
+        data.locate(None, label_column="fine_label")

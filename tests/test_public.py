@@ -235,7 +235,7 @@ def test_another_checksum_than_that_of_flowers_is_refused(tmp_path: Path, monkey
 def test_a_name_is_never_a_folder_and_a_recipe_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
 
-    def locate(path: Any, fraction: float | None = None) -> data.Source:
+    def locate(path: Any, *_: Any) -> data.Source:
         asked.append(None if path is None else str(path))
         return data.Source("digits", "0", 1, 1)
 

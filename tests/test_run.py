@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from pictures import encoded, write_both_splits, write_images
 
 from ablations import files, rebuild, run
 from ablations import trial as trials
@@ -88,41 +87,6 @@ def test_one_trials_exception_stops_neither_the_others_nor_hides(
     assert "the disk is on fire" in capsys.readouterr().out
     assert run.main([*TINY, "--results", str(tmp_path)]) == 0  # a failure is not done: it runs again
     assert "failed" not in set(pd.read_parquet(tmp_path / "stop_gradient.parquet").outcome)
-
-
-def test_pictures_of_two_folders_stand_beside_each_other(tmp_path: Path) -> None:
-    small = ["--set", "batch_size=16", "--set", "epochs=1", "--set", "image_size=8", "--set", "width=4"]
-    command = ["--table", "stop_gradient", "--rows", "with", "--launcher", "local", *small]
-    results = ["--results", str(tmp_path / "out")]
-    for name, seeds in (("a", "2"), ("b", "1")):
-        folder = write_both_splits(tmp_path / name, [encoded(9 * i + ord(name)) for i in range(16)])
-        assert run.main([*command, "--data", str(folder), "--seeds", seeds, *results]) == 0
-    table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
-    assert sorted(table.groupby("data").size()) == [1, 2]
-
-
-def test_a_picture_that_goes_while_a_table_runs_fails_what_reads_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = [f"{split}/{label}/{i}.png" for split in ("train", "val") for label in "ab" for i in range(12)]
-    write_images(tmp_path / "in", {name: i for i, name in enumerate(names)})
-    (tmp_path / "in/train/a/0.png").write_bytes(encoded(1, 20, 30))  # of another size: they are read while training
-    real = trials.pretrain.pretrain
-
-    def pretrain(*args: Any, **kwargs: Any) -> Any:
-        found = real(*args, **kwargs)
-        (tmp_path / "in/train/b/7.png").unlink(missing_ok=True)
-        return found
-
-    monkeypatch.setattr(trials.pretrain, "pretrain", pretrain)
-    command = ["--table", "stop_gradient", "--launcher", "local", "--data", str(tmp_path / "in"), *tiny.OVERRIDES]
-    command = [part.replace("train_images=300", "batch_size=8") for part in command]
-    assert run.main([*command, "--results", str(tmp_path / "out")]) == 1
-    table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
-    assert list(table.outcome) == ["failed", "failed"]
-    assert table.message[0].endswith("train/b/7.png: No such file or directory. Replace or remove it.")
-    assert "24 + 24 pictures, are now" in table.message[1]
-    assert run.main([*command, "--results", str(tmp_path / "out")]) == 0  # planned with what is there
 
 
 def test_a_rerun_that_fails_is_a_failure_and_keeps_the_result(
@@ -198,18 +162,6 @@ def test_a_command_with_nothing_to_train_ends_as_it_should_each_time(tmp_path: P
     script = [sys.executable, str(ROOT / "ablations" / "run.py"), *command]
     ended = [subprocess.run(script, capture_output=True, text=True) for _ in range(8)]
     assert [(each.returncode, each.stderr) for each in ended] == [(0, "")] * 8
-
-
-def test_pictures_go_from_a_folder_to_parquet(tmp_path: Path) -> None:
-    # Two sizes, so that they are decoded while reading.
-    images = [encoded(i % 20, 12, 12 + i % 2) for i in range(40)]
-    folder = write_both_splits(tmp_path / "data", images, image="img", label="labels")
-    small = ["--set", "batch_size=16", "--set", "epochs=1", "--set", "image_size=8", "--set", "width=4"]
-    command = ["--table", "stop_gradient", "--launcher", "local", "--data", str(folder), *small]
-    assert run.main([*command, "--results", str(tmp_path / "out")]) == 0
-    table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
-    assert table.data.str.startswith("parquet@").all()
-    assert (table.test_images == 40).all()
 
 
 def test_the_plan_tells_what_is_there_and_starts_nothing(

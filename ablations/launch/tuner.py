@@ -55,7 +55,10 @@ def launch(
             f"Placement: {ask} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once. The nodes that are there "
             f"have room for {fit} worker{'s' * (fit != 1)}."
         )
-        decoded = ours.shared(data.locate(runtime.data_path, runtime.test_fraction), [trial.config for trial in todo])
+        decoded = ours.shared(
+            data.locate(runtime.data_path, runtime.test_fraction, runtime.label_column),
+            [trial.config for trial in todo],
+        )
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
         grows = possible is not None and placement.slots(dataclasses.replace(possible, head={}), ask) > 0
         job = {

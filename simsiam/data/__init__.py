@@ -53,11 +53,12 @@ _MOST_CLASSES = 1 << 20
 _NAMED = 3  # broken pictures that a message names
 
 
-def locate(path: Path | str | None, test_fraction: float | None = None) -> Source:
+def locate(path: Path | str | None, test_fraction: float | None = None, label_column: str | None = None) -> Source:
     """The data in a folder, at the URI of a bucket, or of a public name; or the embedded digits for None.
 
     Args:
         test_fraction: of the pictures that are for testing, for a folder of class folders without a split.
+        label_column: of Parquet that has several.
 
     Raises DataError for what cannot be used.
     """
@@ -77,9 +78,11 @@ def locate(path: Path | str | None, test_fraction: float | None = None) -> Sourc
         if not path.is_dir():
             raise DataError(f"--data must be a folder. Got the file {shown} instead: name the folder it is in.")
     for layout in dict.fromkeys(LAYOUTS.values()):
-        if source := layout.find(Asked(path, test_fraction)):
+        if source := layout.find(Asked(path, test_fraction, label_column)):
             if source.test_fraction != test_fraction:
                 raise DataError("--test-fraction is for pictures without a split, and these have one. Leave it out.")
+            if source.label_column != label_column:
+                raise DataError("--label-column is of Parquet, and these data are none. Leave it out.")
             return dataclasses.replace(source, asked=asked)
     if isinstance(path, str):
         raise DataError(
@@ -189,7 +192,10 @@ def _look_at(pictures: Pictures) -> Callable[[int], DataError | str | None]:
 
 def unchanged(source: Source) -> None:
     """Raises DataError if the files are no longer those that were located, by names and sizes or what is in them."""
-    if source.path is not None and (now := locate(source.path, source.test_fraction)).name != source.name:
+    if (
+        source.path is not None
+        and (now := locate(source.path, source.test_fraction, source.label_column)).name != source.name
+    ):
         raise DataError(
             f"The data in {source.place} have changed since the trial was planned: {source.name}, "
             f"{source.train_images} + {source.test_images} pictures, are now {now.name}, {now.train_images} + "

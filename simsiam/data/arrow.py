@@ -55,16 +55,16 @@ def remembered(place: str, files: Sequence[File], kind: str, make: Callable[[], 
     return memory.read_text()
 
 
-def fetch(place: str, files: Sequence[File], batches: Batches) -> list[Path]:
-    """The copies of files on this node, made now where no process has made them.
+def fetch(place: str, files: Sequence[File], batches: Batches, kind: str) -> list[Path]:
+    """The copies of files on this node, of one kind, made now where no process has made them.
 
     Raises DataError for what cannot be read, OSError for a bucket that stays out of reach.
     """
     # What the network breaks off is gone on with below, one by one and patiently.
     with contextlib.suppress(OSError), ThreadPoolExecutor(_COPIES) as pool:
-        for _ in pool.map(functools.partial(_on_this_node, batches, place), files):
+        for _ in pool.map(functools.partial(_on_this_node, batches, kind, place), files):
             pass
-    return [buckets.patiently(place, functools.partial(_on_this_node, batches, place, file)) for file in files]
+    return [buckets.patiently(place, functools.partial(_on_this_node, batches, kind, place, file)) for file in files]
 
 
 def cache() -> Path:
@@ -77,9 +77,9 @@ def _kept(place: str, files: Sequence[File], kind: str) -> Path:
     return cache() / f"{hashlib.sha256(repr((place, list(files))).encode()).hexdigest()[:20]}.{kind}"
 
 
-def _on_this_node(batches: Batches, place: str, file: File) -> Path:
+def _on_this_node(batches: Batches, kind: str, place: str, file: File) -> Path:
     """The copy of a file, made now if no process of this node has made it."""
-    path = _kept(place, [file], "arrow")
+    path = _kept(place, [file], kind)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:

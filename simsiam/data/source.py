@@ -31,6 +31,7 @@ class Asked:
 
     path: Path | str | None
     test_fraction: float | None = None
+    label_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Source:
         path: where they are read: a folder of this node, a bucket's URI as a str, None for data within a package.
         asked: what every node is told: the same, or the name of public data.
         test_fraction: of the pictures that are for testing, where the data have no split; else None.
+        label_column: of Parquet, where it was named; else None.
         encoded_bytes: of the files with pictures that are decoded by us; 0 for others.
         notes: what a person should know of how they are read, a line each.
     """
@@ -53,6 +55,7 @@ class Source:
     test_images: int
     path: Path | str | None = None
     test_fraction: float | None = None
+    label_column: str | None = None
     asked: str | None = None
     encoded_bytes: int = 0
     notes: tuple[str, ...] = field(default=(), compare=False)
