@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ablations import provenance
 from ablations.columns import Result
 from ablations.progress import HALF_DONE, Progress
-from ablations.store import FAILED, Store, unfinished
+from ablations.store import Store, spoiled
 from ablations.table import Trial, UserError
 from ablations.terminal import say
 from simsiam import data
@@ -204,14 +204,15 @@ class _Plan:
             self._waiting.appendleft(trial)
             return
         text = f"{_TRIES} times in one place, at last: {why}. If the memory was too small, use fewer --jobs."
-        result = unfinished(trial.config, FAILED, text)
-        self._store.write_failure(result)
-        self._finish(trial, result)
+        self._finish(trial, self._store.fail(trial.config, text))
 
     def _finish(self, trial: Trial, result: Result) -> None:
         self.unended -= 1
         self._progress.finish(trial.fingerprint, result)
         self._rebuild(True)
+        if (why := spoiled(result)) and self._waiting:
+            other = self._waiting.popleft()
+            self._finish(other, self._store.fail(other.config, why))
 
     def _checkpoint(self, trial: Trial) -> int | None:
         return self._store.checkpoint(trial.fingerprint).modified()

@@ -17,7 +17,7 @@ from ablations import placement
 from ablations import trial as trials
 from ablations.columns import Result
 from ablations.progress import HALF_DONE, Progress
-from ablations.store import FAILED, Store, unfinished
+from ablations.store import Store, spoiled
 from ablations.table import Trial, UserError
 from ablations.terminal import say
 from simsiam import data
@@ -61,10 +61,14 @@ def launch(
             progress.note(name, HALF_DONE)
             return list(todo[number:])
         except DeviceError as error:
-            store.write_failure(unfinished(trial.config, FAILED, str(error)))
+            store.fail(trial.config, str(error))
             raise DeviceError(f"{trial.name}: {error}. CUDA refuses all further work of this process") from error
         progress.finish(name, result)
         rebuild(True)
+        if why := spoiled(result):
+            for other in todo[number + 1 :]:
+                progress.finish(other.fingerprint, store.fail(other.config, why))
+            return []
     return []
 
 
@@ -109,9 +113,7 @@ def attempt(
     # Only now: the exception, which is gone, held the tensors of the trial.
     gc.collect()
     torch.cuda.empty_cache()
-    result = unfinished(config, FAILED, why)
-    store.write_failure(result)
-    return result
+    return store.fail(config, why)
 
 
 @contextlib.contextmanager

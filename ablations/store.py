@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import re
 import statistics
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,12 @@ class Store:
         """Keep what became of a trial that failed, if that is possible: on a full disk, this is lost first."""
         with contextlib.suppress(OSError):
             self.folder.write(_failed(result["fingerprint"]), encoded(TRIAL, [result]))
+
+    def fail(self, config: Config, why: str) -> Result:
+        """Keep that a trial has failed, and why -> its result."""
+        result = unfinished(config, FAILED, why)
+        self.write_failure(result)
+        return result
 
     def table(self, name: str) -> list[Result]:
         """The lines of results/<table>.parquet; none if it is not there."""
@@ -266,6 +273,12 @@ def unfinished(config: Config, outcome: str, message: str) -> Result:
         "sources": provenance.sources(),
         "ended": datetime.datetime.now(datetime.UTC),
     }
+
+
+def spoiled(result: Result) -> str | None:
+    """Why a trial failed, if it was for its data: others of them would come to the same. Else None."""
+    message = result.get("message") or ""
+    return message if re.match(r"([\w.]+\.)?DataError: ", message) else None
 
 
 def _membership(trial: Trial) -> Result:

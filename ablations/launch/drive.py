@@ -22,7 +22,7 @@ from ablations.launch.board import Board
 from ablations.launch.notices import LeavingError
 from ablations.launch.work import Job, work
 from ablations.progress import HALF_DONE
-from ablations.store import FAILED, Store, unfinished
+from ablations.store import Store
 from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Config, Runtime, fingerprint
 
@@ -101,7 +101,7 @@ def _together(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
                 if trials.out_of_memory(cause) and workers < runtime.workers:  # too few for the batch: wait for more
                     least = workers + 1
                 elif failures > RETRIES or hopeless(cause):
-                    store.write_failure(unfinished(config, FAILED, why))
+                    store.fail(config, why)
                     return
                 workers = runtime.workers
             board.tell(name, f"starting again with {workers} of {runtime.workers} workers: {why}")

@@ -15,7 +15,7 @@ from ablations.columns import Result
 from ablations.launch.board import Board
 from ablations.launch.drive import RETRIES, cause_of, hopeless
 from ablations.progress import HALF_DONE, Progress
-from ablations.store import FAILED, Store, unfinished
+from ablations.store import Store, spoiled
 from simsiam.config import Config, Runtime, fingerprint
 
 _BOARD_SECONDS = 1.0  # between two looks at what the trials have told
@@ -68,7 +68,7 @@ class Watch(TrialProgressCallback):
         """Its process died before it got the trial: Tune does not start it again, `launch` does."""
         self._failed(trial)
         if fingerprint(_config(trial)) in self._given_up:
-            self._end(trial)
+            self._end(trial, trials)
 
     def _failed(self, trial: Any) -> None:
         """A process of a trial has ended. Give the trial up if that was once too often."""
@@ -82,17 +82,21 @@ class Watch(TrialProgressCallback):
         self._failures[name] = reached, count
         why = ours.failure(cause, runtime.workers, runtime.gpu_fraction)
         if count > RETRIES or hopeless(cause):
-            self._given_up[name] = unfinished(config, FAILED, why)
-            self._store.write_failure(self._given_up[name])
-            trial.config["job"]["given_up"] = True
+            self._give_up(trial, why)
         else:
             self._read_board()
             self._progress.note(name, f"starting again: {why}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial)
+        self._end(trial, trials)
 
-    def _end(self, trial: Any) -> None:
+    def _give_up(self, trial: Any, why: str) -> None:
+        """Its process, if it gets one, ends without training."""
+        config = _config(trial)
+        self._given_up[fingerprint(config)] = self._store.fail(config, why)
+        trial.config["job"]["given_up"] = True
+
+    def _end(self, trial: Any, trials: list[Any]) -> None:
         self._read_board()  # or its last word would come after its end
         config = _config(trial)
         name = fingerprint(config)
@@ -102,9 +106,12 @@ class Watch(TrialProgressCallback):
                 return
             result = self._store.failure(name)
         if result is None:
-            result = unfinished(config, FAILED, "The trial's process ended without a result.")
-            self._store.write_failure(result)
+            result = self._store.fail(config, "The trial's process ended without a result.")
         self.ended.add(name)
+        if why := spoiled(result):
+            for other in trials:
+                if other.status == "PENDING" and fingerprint(_config(other)) not in self._given_up:
+                    self._give_up(other, why)
         self._progress.finish(name, result)
         self._rebuild(True)
 
