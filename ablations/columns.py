@@ -6,7 +6,9 @@ results/README.md tells of each.
 from __future__ import annotations
 
 import io
+import json
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +17,8 @@ import pyarrow.parquet as pq
 from simsiam import config as configs
 
 Result = dict[str, Any]
+
+_STAMPS = b"stamps"  # the key in a file's metadata
 
 _TEXT, _REAL, _WHOLE, _TIME = pa.string(), pa.float64(), pa.int64(), pa.timestamp("us", tz="UTC")
 _TYPES = {bool: pa.bool_(), int: _WHOLE, float: _REAL, str: _TEXT}
@@ -101,11 +105,19 @@ def schema(columns: Columns) -> pa.Schema:
     return pa.schema([pa.field(name, kind, metadata={"unit": unit}) for name, (kind, unit) in columns.items()])
 
 
-def encoded(columns: Columns, lines: list[Result]) -> bytes:
-    """A Parquet file of these lines."""
+def encoded(columns: Columns, lines: list[Result], stamps: Mapping[str, Any] | None = None) -> bytes:
+    """A Parquet file of these lines; of a table, with the stamps of the trials' files that its lines are of."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(lines, schema=schema(columns)), buffer)
+    made = schema(columns) if stamps is None else schema(columns).with_metadata({_STAMPS: json.dumps(stamps)})
+    pq.write_table(pa.Table.from_pylist(lines, schema=made), buffer)
     return buffer.getvalue()
+
+
+def stamps_in(content: bytes) -> dict[str, Any]:
+    """Those that `encoded` was given; none of a file that it was not."""
+    told = pq.ParquetFile(pa.BufferReader(content)).schema_arrow.metadata or {}
+    found: dict[str, Any] = json.loads(told.get(_STAMPS, b"{}"))
+    return found
 
 
 def decoded(content: bytes, columns: list[str] | None = None) -> list[Result]:

@@ -49,6 +49,7 @@ class Rebuild:
                 trial
                 for trial in self._trials
                 if stamps.get(trial.fingerprint) != seen.get(trial.fingerprint) or (trial.infeasible and not seen)
-            ]
+            ],
+            stamps,
         )
         self._seen, self._tables = stamps, self._store.table_files()

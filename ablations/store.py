@@ -11,17 +11,18 @@ import datetime
 import os
 import re
 import statistics
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from ablations import provenance
 from ablations import table as tables
-from ablations.columns import COLUMNS, CURVE, TRIAL, Result, decoded, encoded
+from ablations.columns import COLUMNS, CURVE, TRIAL, Result, decoded, encoded, stamps_in
 from ablations.files import Folder
 from ablations.table import Trial, UserError
 from simsiam import config as configs
@@ -29,6 +30,7 @@ from simsiam.config import Config
 from simsiam.text import printable
 
 T = TypeVar("T")
+_DAMAGED = pa.ArrowException, OSError, ValueError, LookupError  # what reading a damaged file raises
 _AT_ONCE = 16  # files read at the same time: a bucket answers each after some hundredths of a second
 
 FAILED, INFEASIBLE = "failed", "infeasible"  # the outcomes of trials that have no numbers
@@ -91,13 +93,32 @@ class Store:
         return self._state(fingerprint, lambda name: self.folder.exists(name))
 
     def states(self, fingerprints: Iterable[str]) -> dict[str, str]:
-        """Fingerprint -> its state, by one look at each folder and at what is done."""
+        """Fingerprint -> its state, by one look at each folder and at the tables; a trial that is not in a table as its
+        file stands now is read."""
         there = {f"{folder}/{name}" for folder in _FOLDERS for name in self.folder.names(folder)}
-        return _each(lambda fingerprint: self._state(fingerprint, there.__contains__), fingerprints)
+        known = self._sources()
+        return _each(lambda fingerprint: self._state(fingerprint, there.__contains__, known), fingerprints)
 
-    def _state(self, fingerprint: str, exists: Callable[[str], bool]) -> str:
-        if exists(_trial(fingerprint)) and (done := self._read(_trial(fingerprint), ["sources"])):
-            return "done" if done[0]["sources"] == provenance.sources() else "stale"
+    def _sources(self) -> dict[str, str]:
+        """Fingerprint -> the sources of its result, of those whose files are the ones that the tables were made of."""
+        stamps, found = self.stamps(), dict[str, str]()
+        for name in self.table_files():
+            content = self.folder.read(name) or b""
+            with contextlib.suppress(*_DAMAGED):  # who needs its lines is told
+                its = stamps_in(content)
+                for line in decoded(content, ["fingerprint", "sources"]):
+                    fingerprint = line["fingerprint"]
+                    if fingerprint in its and its[fingerprint] == stamps.get(fingerprint):
+                        found[fingerprint] = line["sources"]
+        return found
+
+    def _state(
+        self, fingerprint: str, exists: Callable[[str], bool], known: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
+        if exists(_trial(fingerprint)):
+            sources = known.get(fingerprint) or self._sources_of(fingerprint)
+            if sources:
+                return "done" if sources == provenance.sources() else "stale"
         if exists(_failed(fingerprint)):
             return "failed"
         return "half done" if exists(self.checkpoint(fingerprint).name) else "to run"
@@ -175,19 +196,22 @@ class Store:
         failed = [name for name in fingerprints if _failed(name).removeprefix("failed/") in there]
         return [result for result in _each(self.failure, failed).values() if result]
 
-    def stamps(self) -> dict[str, Any]:
+    def stamps(self) -> dict[str, list[Any]]:
         """Fingerprint -> what changes when its trial is done or fails once more, of all that have."""
-        done, failed = ({Path(n).stem: s for n, s in self.folder.stamps(f).items()} for f in ("trials", "failed"))
-        return {fingerprint: (done.get(fingerprint), failed.get(fingerprint)) for fingerprint in done | failed}
+        done, failed = ({Path(n).stem: list(s) for n, s in self.folder.stamps(f).items()} for f in ("trials", "failed"))
+        return {fingerprint: [done.get(fingerprint), failed.get(fingerprint)] for fingerprint in done | failed}
 
     def table_files(self) -> set[str]:
         """Their names."""
         return {name for name in self.folder.names("") if name.endswith(".parquet")}
 
-    def rebuild(self, trials: Sequence[Trial]) -> None:
+    def rebuild(self, trials: Sequence[Trial], stamps: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Bring the files of these trials' tables up to date with what is done or failed by now.
 
         What a table file holds besides (other recipes, other overrides, more seeds) stays.
+
+        Args:
+            stamps: as `stamps` gave them before: what is written meanwhile has another one.
         """
         known = {trial.fingerprint: trial for trial in trials}
         results = _each(lambda fingerprint: self.result(known[fingerprint]), known)
@@ -196,14 +220,19 @@ class Store:
             by_table.setdefault(trial.table.name, []).append(trial)
         with self.folder.alone():
             for name, members in by_table.items():
-                self._rebuild(name, members, results)
+                self._rebuild(name, members, results, stamps)
 
-    def _rebuild(self, name: str, members: list[Trial], results: dict[str, Result | None]) -> None:
+    def _rebuild(
+        self, name: str, members: list[Trial], results: dict[str, Result | None], stamps: Mapping[str, Any]
+    ) -> None:
+        before = self.folder.read(f"{name}.parquet")
         lines = {_key(line): line for line in self.table(name)}
+        its = {} if before is None else stamps_in(before)
         for trial in members:
             if result := results[trial.fingerprint]:
                 line = {**result, **_membership(trial)}
                 lines[_key(line)] = line
+                its[trial.fingerprint] = stamps.get(trial.fingerprint)
         order = {row.name: i for i, row in enumerate(members[0].table.rows)}
         ordered = sorted(
             lines.values(),
@@ -216,7 +245,11 @@ class Store:
             ),
         )
         if ordered:
-            self.folder.write(f"{name}.parquet", encoded(COLUMNS, ordered))
+            self.folder.write(f"{name}.parquet", encoded(COLUMNS, ordered, its))
+
+    def _sources_of(self, fingerprint: str) -> str | None:
+        lines = self._read(_trial(fingerprint), ["sources"])
+        return lines[0]["sources"] if lines else None
 
     def _read_one(self, name: str) -> Result | None:
         lines = self._read(name)
@@ -232,7 +265,7 @@ class Store:
             return None
         try:
             return decoded(content, columns)
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        except _DAMAGED as error:
             path = f"{self.folder}/{name}"
             raise UserError(f"{path} is damaged ({error}). Remove it; what it held is made again.") from None
 

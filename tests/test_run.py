@@ -275,7 +275,7 @@ def test_trials_that_end_together_are_in_the_table_before_the_next_one_ends(
     monkeypatch.setattr(rebuild.time, "monotonic", lambda: clock[0])
     tried: list[float] = []
 
-    def write(trials: list[Any]) -> None:
+    def write(trials: list[Any], stamps: Any) -> None:
         tried.append(clock[0])
         if clock[0] == 5:
             raise OSError("the bucket is away for a moment")

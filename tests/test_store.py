@@ -18,6 +18,7 @@ from test_config import some_configs
 from ablations import provenance
 from ablations import table as tables
 from ablations.columns import COLUMNS
+from ablations.files import Folder
 from ablations.rebuild import Rebuild
 from ablations.store import FAILED, INFEASIBLE, Store, unfinished
 from ablations.table import Row, Table, Trial, UserError
@@ -185,6 +186,15 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         store.trial(trial.fingerprint)
 
 
+def test_a_damaged_table_hides_no_state(tmp_path: Path) -> None:
+    store, trials = Store.at(tmp_path), plan()
+    finish(store, trials)
+    (tmp_path / "stop_gradient.parquet").write_bytes(b"torn")
+    assert set(store.states(trial.fingerprint for trial in trials).values()) == {"done"}
+    with pytest.raises(UserError, match=r"stop_gradient\.parquet is damaged"):
+        store.rebuild(trials)
+
+
 def test_a_result_of_other_sources_is_stale_and_kept_when_it_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +265,33 @@ def test_table_files_take_what_is_new_and_are_made_again_where_they_are_gone(
     finish(store, trials[:1], knn_top1=12.0)
     rebuild.at_once()
     assert [line["knn_top1"] for line in store.table("stop_gradient")] == [12.0] + [90.0] * (len(trials) - 1)
+
+
+def test_states_of_what_is_in_a_table_open_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, trials = Store.at(tmp_path), plan(seeds=3)
+    asked = [trial.fingerprint for trial in trials]
+    finish(store, trials[:-1])
+    Rebuild(store, trials).at_once()
+    opened, real = [], Folder.read
+
+    def read(self: Folder, name: str) -> bytes | None:
+        opened.append(name)
+        return real(self, name)
+
+    monkeypatch.setattr(Folder, "read", read)
+    assert list(store.states(asked).values()) == ["done"] * 5 + ["to run"]
+    assert opened == ["stop_gradient.parquet"]
+    # A newer result that no table has yet, by other sources: its file is asked, and the table of the others.
+    monkeypatch.setattr(provenance, "sources", lambda: "newer")
+    assert list(store.states(asked).values()) == ["stale"] * 5 + ["to run"]
+    finish(store, trials[:1])
+    opened.clear()
+    assert list(store.states(asked).values()) == ["done"] + ["stale"] * 4 + ["to run"]
+    assert opened == ["stop_gradient.parquet", f"trials/{asked[0]}.parquet"]
+    Rebuild(store, trials[:1]).at_once()  # the others' lines, and what is known of their files, stay
+    opened.clear()
+    assert list(store.states(asked).values()) == ["done"] + ["stale"] * 4 + ["to run"]
+    assert opened == ["stop_gradient.parquet"]
 
 
 def test_states_are_those_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
