@@ -207,12 +207,14 @@ class _Plan:
         self._finish(trial, self._store.fail(trial.config, text))
 
     def _finish(self, trial: Trial, result: Result) -> None:
-        self.unended -= 1
-        self._progress.finish(trial.fingerprint, result)
+        ended = [(trial, result)]
+        if why := spoiled(result):
+            ended += [(other, self._store.fail(other.config, why)) for other in self._waiting]
+            self._waiting.clear()
+        self.unended -= len(ended)
+        for each, its in ended:
+            self._progress.finish(each.fingerprint, its)
         self._rebuild(True)
-        if (why := spoiled(result)) and self._waiting:
-            other = self._waiting.popleft()
-            self._finish(other, self._store.fail(other.config, why))
 
     def _checkpoint(self, trial: Trial) -> int | None:
         return self._store.checkpoint(trial.fingerprint).modified()

@@ -67,8 +67,6 @@ def load(
                 raise UserError(_unknown(f"{column} of the lines of {table}", value, known))
             frame = frame[frame[column] == value]
     today = _todays(table, frame[_KEY].to_dict("records"))
-    if left_out := len(today) - sum(today):
-        warnings.warn(_left_out(left_out, table), stacklevel=2)
     return _with_units(frame[today].reset_index(drop=True), COLUMNS)
 
 
@@ -129,8 +127,6 @@ def claims(
         others |= {line["overrides"] for line in lines}
         if lines := [line for line in lines if line["overrides"] == overrides and data in (None, line["data"])]:
             today = _todays(name, lines)
-            if left_out := len(today) - sum(today):
-                warnings.warn(_left_out(left_out, name), stacklevel=2)
             found[name] = [line for line, its in zip(lines, today, strict=True) if its]
     if not found:
         here = ", ".join(f"--overrides '{each}'" if each else "none" for each in sorted(others))
@@ -161,15 +157,8 @@ def _unknown(what: str, value: str, known: list[str]) -> str:
     return configs.unknown(what, value, [each or "'' (none)" for each in known])
 
 
-def _left_out(lines: int, table: str) -> str:
-    return (
-        f"{lines} line{'s' * (lines > 1)} of {table} left out: another version of the recipe, the table or the row "
-        "made them. Run its command again."
-    )
-
-
 def _todays(table: str, lines: Sequence[Mapping[Any, Any]]) -> list[bool]:
-    """Whether each line is of the Config that today's table, row and recipe give."""
+    """Whether each line is of the Config that today's table, row and recipe give. Warns of those that are not."""
     planned: dict[tuple[str, str, str], dict[tuple[str, int], str]] = {}
     seeds = 1 + max((line["seed"] for line in lines), default=0)
     for recipe, overrides, data in {(line["recipe"], line["overrides"], line["data"]) for line in lines}:
@@ -185,10 +174,17 @@ def _todays(table: str, lines: Sequence[Mapping[Any, Any]]) -> list[bool]:
         except ValueError:  # a recipe, or a field, that there is no more
             trials = []
         planned[recipe, overrides, data] = {(each.row.name, each.config.seed): each.fingerprint for each in trials}
-    return [
+    today = [
         planned[line["recipe"], line["overrides"], line["data"]].get((line["row"], line["seed"])) == line["fingerprint"]
         for line in lines
     ]
+    if others := today.count(False):
+        warnings.warn(
+            f"{others} line{'s' * (others > 1)} of {table} left out: another version of the recipe, the table or the "
+            "row made them. Run its command again.",
+            stacklevel=3,
+        )
+    return today
 
 
 def _fields(overrides: str) -> dict[str, Any]:

@@ -121,9 +121,9 @@ def _train(request: Request, looks: list[int], store: Store) -> tuple[list[tuple
         todo = _todo(trials, store, request.args.rerun)
         say(report.plan(trials, todo, store, where=request.where))
         left = _train_missing(request, trials, todo, store)
-        rows = {}
+        rows, every_row = {}, request.every_row(seeds)
         for table in request.tables:
-            lines = _lines(request.every_row(seeds), table, store)
+            lines = _lines(every_row, table, store)
             short = {trial.row.name for trial in trials if trial.table is table and trial.fingerprint in left}
             for now in verdict.judge(table.claims, lines, looks=len(looks), short=short):
                 before = found.get((table.name, now.claim))

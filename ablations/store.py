@@ -90,18 +90,21 @@ class Store:
 
     def state(self, fingerprint: str) -> str:
         """`done`, `stale` (done, by other sources than these), `half done`, `failed` or `to run`."""
-        return self._state(fingerprint, lambda name: self.folder.exists(name))
+        return self._state(fingerprint, self.folder.exists, {})
 
     def states(self, fingerprints: Iterable[str]) -> dict[str, str]:
         """Fingerprint -> its state, by one look at each folder and at the tables; a trial that is not in a table as its
         file stands now is read."""
-        there = {f"{folder}/{name}" for folder in _FOLDERS for name in self.folder.names(folder)}
-        known = self._sources()
+        stamps = self.stamps()
+        there = {_trial(fingerprint) for fingerprint, (done, _) in stamps.items() if done}
+        there |= {_failed(fingerprint) for fingerprint, (_, failed) in stamps.items() if failed}
+        there |= {f"checkpoints/{name}" for name in self.folder.names("checkpoints")}
+        known = self._sources(stamps)
         return _each(lambda fingerprint: self._state(fingerprint, there.__contains__, known), fingerprints)
 
-    def _sources(self) -> dict[str, str]:
+    def _sources(self, stamps: Mapping[str, Any]) -> dict[str, str]:
         """Fingerprint -> the sources of its result, of those whose files are the ones that the tables were made of."""
-        stamps, found = self.stamps(), dict[str, str]()
+        found: dict[str, str] = {}
         for name in self.table_files():
             content = self.folder.read(name) or b""
             with contextlib.suppress(*_DAMAGED):  # who needs its lines is told
@@ -112,9 +115,7 @@ class Store:
                         found[fingerprint] = line["sources"]
         return found
 
-    def _state(
-        self, fingerprint: str, exists: Callable[[str], bool], known: Mapping[str, str] = MappingProxyType({})
-    ) -> str:
+    def _state(self, fingerprint: str, exists: Callable[[str], bool], known: Mapping[str, str]) -> str:
         if exists(_trial(fingerprint)):
             sources = known.get(fingerprint) or self._sources_of(fingerprint)
             if sources:
@@ -192,8 +193,8 @@ class Store:
 
     def failures(self, fingerprints: Iterable[str]) -> list[Result]:
         """Of these trials, the results of those that failed."""
-        there = set(self.folder.names("failed"))
-        failed = [name for name in fingerprints if _failed(name).removeprefix("failed/") in there]
+        there = {f"failed/{name}" for name in self.folder.names("failed")}
+        failed = [name for name in fingerprints if _failed(name) in there]
         return [result for result in _each(self.failure, failed).values() if result]
 
     def stamps(self) -> dict[str, list[Any]]:
@@ -226,7 +227,7 @@ class Store:
         self, name: str, members: list[Trial], results: dict[str, Result | None], stamps: Mapping[str, Any]
     ) -> None:
         before = self.folder.read(f"{name}.parquet")
-        lines = {_key(line): line for line in self.table(name)}
+        lines = {_key(line): line for line in self._lines(f"{name}.parquet", before) or []}
         its = {} if before is None else stamps_in(before)
         for trial in members:
             if result := results[trial.fingerprint]:
@@ -260,7 +261,10 @@ class Store:
 
         The bytes are read once: pyarrow would open the file twice, and another process may replace it in between.
         """
-        content = self.folder.read(name)
+        return self._lines(name, self.folder.read(name), columns)
+
+    def _lines(self, name: str, content: bytes | None, columns: list[str] | None = None) -> list[Result] | None:
+        """The lines of a file of that name with that content; None if it is not there. Raises UserError."""
         if content is None:
             return None
         try:
@@ -292,8 +296,6 @@ def _each(function: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
 # What the time of an epoch hangs on most; the batch size and the other switches matter little beside it.
 _COST = ("data", "train_images", "image_size", "backbone", "stem", "width", "pairs_per_image", "precision")
 _TOOK = ("fingerprint", "device", "outcome", "epochs", "wall_seconds")
-
-_FOLDERS = ("trials", "failed", "checkpoints")
 
 
 def unfinished(config: Config, outcome: str, message: str) -> Result:

@@ -113,6 +113,19 @@ def test_processes_that_cannot_start_end_the_run(
     assert "No process for trials can start: the last of 3 ended with exit code 4" in capsys.readouterr().err
 
 
+def test_what_is_wrong_with_the_data_fails_all_that_wait_however_many(tmp_path: Path) -> None:
+    store, progress = mock.Mock(), mock.Mock()
+    trials = run.requests.read(run.requests.parser().parse_args([*TABLE, "--rows", "with"])).trials(1500)
+    plan = launch_jobs._Plan(trials[1:], Runtime(), store, progress, mock.Mock(), 2)
+    slot: Any = mock.Mock(trial=trials[0])
+    plan.unended += 1
+    store.fail.side_effect = lambda config, why: {"message": why}
+    plan.hear(slot, launch_jobs._ENDED, {"message": "DataError: Corrupt image in x.png"})
+    assert plan.unended == 0
+    assert progress.finish.call_count == 1500
+    assert slot.trial is None
+
+
 def test_a_result_that_was_kept_before_its_process_died_counts(tmp_path: Path) -> None:
     store, progress = Store.at(tmp_path), mock.Mock()
     (trial,) = run.requests.read(run.requests.parser().parse_args([*TABLE, "--rows", "with"])).trials(1)

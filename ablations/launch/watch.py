@@ -110,7 +110,7 @@ class Watch(TrialProgressCallback):
         self.ended.add(name)
         if why := spoiled(result):
             for other in trials:
-                if other.status == "PENDING" and fingerprint(_config(other)) not in self._given_up:
+                if other.status == "PENDING" and not other.config["job"]["given_up"]:
                     self._give_up(other, why)
         self._progress.finish(name, result)
         self._rebuild(True)

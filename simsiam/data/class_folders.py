@@ -30,11 +30,11 @@ def find(asked: Asked) -> Source | None:
     root, fraction = asked.path, asked.test_fraction
     if not isinstance(root, Path):
         return None
-    scanned = {name: _scan(root / name) for name in itertools.chain.from_iterable(SPLIT_NAMES.values())}
+    scanned = _scanned(root, None)
     if any(found.pictures for found in scanned.values()):
         fraction = None
     elif fraction is not None:
-        scanned = {"": _scan(root)}
+        scanned = _scanned(root, fraction)
     elif any(file.suffix.lower() in SUFFIXES for file in root.glob("[!.]*/[!.]*")):
         raise DataError(
             f"{printable(str(root))} has folders with pictures, but no train and test split. Name two of them train "
@@ -42,27 +42,27 @@ def find(asked: Asked) -> Source | None:
         )
     else:
         return None
-    files = _splits(root, fraction)
+    files = _splits(root, fraction, scanned)
     names = {split: {_class(root, file, fraction) for file in files[split]} for split in files}
     classes.check(names, printable(str(root)))
-    used = [*files[TRAIN], *files[TEST]]
-    tops = {"" if fraction is not None else file.relative_to(root).parts[0] for file in used}
+    used = {"" if fraction is not None else file.relative_to(root).parts[0] for each in files.values() for file in each}
+    hashed = {split: on_disk(root, files[split]) for split in files}
     return Source(
         "images",
-        digest([*on_disk(root, files[TRAIN]), *_mark(fraction), *on_disk(root, files[TEST])], ours=True),
+        digest([*hashed[TRAIN], *_mark(fraction), *hashed[TEST]], ours=True),
         len(files[TRAIN]),
         len(files[TEST]),
         root,
         fraction,
-        encoded_bytes=sum(file.stat().st_size for file in used),
-        notes=(*classes.notes(names), *_left_out(root, [found for name, found in scanned.items() if name in tops])),
+        encoded_bytes=sum(size for each in hashed.values() for _, size, _ in each),
+        notes=(*classes.notes(names), *_left_out(root, [found for name, found in scanned.items() if name in used])),
     )
 
 
 def read(source: Source, split: str) -> Pictures:
     """A class has one number in both splits: its place among all their names in order."""
     root, fraction = Path(str(source.path)), source.test_fraction
-    files = _splits(root, fraction)
+    files = _splits(root, fraction, _scanned(root, fraction))
     names = sorted({_class(root, file, fraction) for part in files.values() for file in part})
     numbers = {name: i for i, name in enumerate(names)}
     mine = files[split]
@@ -76,19 +76,27 @@ def read(source: Source, split: str) -> Pictures:
 
 def first(source: Source) -> bytes:
     """The first training picture, encoded."""
-    return _content(_splits(Path(str(source.path)), source.test_fraction)[TRAIN][0])
+    root, fraction = Path(str(source.path)), source.test_fraction
+    return _content(_splits(root, fraction, _scanned(root, fraction))[TRAIN][0])
 
 
-def _splits(root: Path, fraction: float | None) -> dict[str, list[Path]]:
+def _scanned(root: Path, fraction: float | None) -> dict[str, _Found]:
+    """Name of a split as it may stand on the disk -> what is in its folder; with a fraction, all under no name."""
+    if fraction is not None:
+        return {"": _scan(root)}
+    return {name: _scan(root / name) for name in itertools.chain.from_iterable(SPLIT_NAMES.values())}
+
+
+def _splits(root: Path, fraction: float | None, scanned: dict[str, _Found]) -> dict[str, list[Path]]:
     """Split -> its pictures in order.
 
     With a fraction they are in no split, and about so many of them are for testing: those whose bytes' hash is low. So
     equal pictures are on one side, and it is the same on every machine.
     """
     if fraction is None:
-        return both({name: _scan(root / name).pictures for each in SPLIT_NAMES.values() for name in each}, root)
+        return both({name: found.pictures for name, found in scanned.items()}, root)
     files: dict[str, list[Path]] = {TRAIN: [], TEST: []}
-    for file in _scan(root).pictures:
+    for file in scanned[""].pictures:
         low = int.from_bytes(hashlib.sha256(asked_of(file, _content)).digest()[:8]) < fraction * 2**64
         files[TEST if low else TRAIN].append(file)
     for split, each in files.items():

@@ -40,7 +40,7 @@ def check_answers(place: str) -> None:
 
 def find(asked: Asked) -> Source | None:
     path, place = asked.path, str(asked.path)
-    if path is None or not any(name in splits(place) for names in SPLIT_NAMES.values() for name in names):
+    if path is None or not {name for names in SPLIT_NAMES.values() for name in names} & splits(place).keys():
         return None
     label = asked.label_column
     files = _files(place, label)
