@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from simsiam import config as configs
 Result = dict[str, Any]
 
 _STAMPS = b"stamps"  # the key in a file's metadata
+_DIGESTS = {"fingerprint": re.compile("[0-9a-f]{20}"), "sources": re.compile("[0-9a-f]{16}")}  # files are named by them
 
 _TEXT, _REAL, _WHOLE, _TIME = pa.string(), pa.float64(), pa.int64(), pa.timestamp("us", tz="UTC")
 _TYPES = {bool: pa.bool_(), int: _WHOLE, float: _REAL, str: _TEXT}
@@ -121,6 +123,14 @@ def stamps_in(content: bytes) -> dict[str, Any]:
 
 
 def decoded(content: bytes, columns: list[str] | None = None) -> list[Result]:
-    """The lines of a Parquet file; with `columns`, those alone. Raises what pyarrow does if it is damaged."""
+    """The lines of a Parquet file; with `columns`, those alone.
+
+    Raises what pyarrow does if it is damaged, and ValueError for a digest that is none.
+    """
     # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
-    return pq.ParquetFile(pa.BufferReader(content)).read(columns=columns, use_threads=False).to_pylist()
+    lines: list[Result] = pq.ParquetFile(pa.BufferReader(content)).read(columns=columns, use_threads=False).to_pylist()
+    for name, pattern in _DIGESTS.items():
+        for line in lines:
+            if name in line and not pattern.fullmatch(line[name] or ""):
+                raise ValueError(f"{name} {line[name]!r} is no digest")
+    return lines

@@ -37,7 +37,9 @@ class Folder:
             kind, _, path = text.partition("://")
             return cls(f"{kind}://{path.rstrip('/')}")
         if "://" in text:
-            raise UserError(f"'{text}' is of an unknown kind. Known: a path, {', '.join(buckets.BUCKETS)}.")
+            raise UserError(
+                f"'{buckets.shown(text)}' is of an unknown kind. Known: a path, {', '.join(buckets.BUCKETS)}."
+            )
         try:
             return cls(str(Path(text).resolve()))
         except (OSError, RuntimeError) as error:
@@ -63,7 +65,7 @@ class Folder:
         def attempt() -> bytes | None:
             files, root = self.open()
             try:
-                with files.open_input_stream(f"{root}/{name}") as file:
+                with files.open_input_stream(_within(root, name)) as file:
                     return file.read()
             except FileNotFoundError:
                 return None
@@ -73,12 +75,12 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file. A reader sees what was there before, or all of this."""
         if not self.bucket:
-            _write_to_disk(Path(self.uri, name), content)
+            _write_to_disk(Path(_within(self.uri, name)), content)
             return
 
         def attempt() -> None:
             files, root = self.open()
-            with files.open_output_stream(f"{root}/{name}") as file:  # a bucket shows an object once it is complete
+            with files.open_output_stream(_within(root, name)) as file:  # a bucket shows an object once it is complete
                 file.write(content)
 
         buckets.patiently(self.uri, attempt)
@@ -89,7 +91,7 @@ class Folder:
         def attempt() -> None:
             files, root = self.open()
             with contextlib.suppress(FileNotFoundError):
-                files.delete_file(f"{root}/{name}")
+                files.delete_file(_within(root, name))
 
         buckets.patiently(self.uri, attempt)
 
@@ -108,7 +110,7 @@ class Folder:
 
         def attempt() -> int | None:
             files, root = self.open()
-            info = files.get_file_info(f"{root}/{name}")
+            info = files.get_file_info(_within(root, name))
             return info.mtime_ns if info.type == fs.FileType.File else None
 
         return buckets.patiently(self.uri, attempt)
@@ -125,7 +127,7 @@ class Folder:
     def _listing(self, folder: str) -> dict[str, Any]:
         def attempt() -> dict[str, Any]:
             files, root = self.open()
-            found = files.get_file_info(fs.FileSelector(f"{root}/{folder}".rstrip("/"), allow_not_found=True))
+            found = files.get_file_info(fs.FileSelector(_within(root, folder).rstrip("/"), allow_not_found=True))
             return {f.base_name: f for f in found if f.type == fs.FileType.File}
 
         return buckets.patiently(self.uri, attempt)
@@ -134,7 +136,7 @@ class Folder:
         """Remove a sub-folder with all that is in it, as well as that is possible."""
         files, root = self.open()
         with contextlib.suppress(OSError):
-            files.delete_dir(f"{root}/{folder}")
+            files.delete_dir(_within(root, folder))
 
     def check_readable(self) -> None:
         """Raises UserError if a bucket does not answer. It asks once: a wrong key must not cost minutes."""
@@ -174,6 +176,13 @@ class Folder:
         with open(Path(self.uri, ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _within(root: str, name: str) -> str:
+    """Where a file of that name is. Names come from files that others may have made: none leads out of the folder."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise UserError(f"'{name}' would lie outside of the results folder. Remove the file that names it.")
+    return f"{root}/{name}"
 
 
 def _write_to_disk(path: Path, content: bytes) -> None:

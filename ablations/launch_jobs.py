@@ -280,7 +280,7 @@ def _run_trials(pipe: Connection, runtime: Runtime, store: Store, jobs: int) -> 
         runtime = dataclasses.replace(runtime, gpu_fraction=1 / jobs)
     name = torch.cuda.get_device_name() if cuda else provenance.processor()
     pipe.send((_READY, (name, runtime.gpu_fraction if cuda else None, runtime.threads)))
-    source = data.locate(runtime.data_path, runtime.test_fraction, runtime.label_column)
+    source = data.of(runtime)
     decoded: dict[int | None, Decoded | None] = {}
     while True:
         config = pipe.recv()

@@ -42,7 +42,7 @@ def launch(
     """
     runtime = placed(runtime)
     placement.check_precision((trial.config for trial in todo), runtime.device)
-    source = data.locate(runtime.data_path, runtime.test_fraction, runtime.label_column)
+    source = data.of(runtime)
     decoded = trials.shared(source, [trial.config for trial in todo])
     for number, trial in enumerate(todo):
         if runtime.over:

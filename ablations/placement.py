@@ -122,7 +122,7 @@ def check_precision(configs: Iterable[Config], device: str) -> None:
             raise UserError(str(error)) from None
 
 
-def check_devices(devices: Sequence[tuple[str, str]]) -> None:
+def check_devices(devices: Sequence[Sequence[str]]) -> None:
     """Raises RuntimeError if two ranks share a GPU, which NCCL does not support. Each device is (node, GPU)."""
     for rank, device in enumerate(devices):
         first = devices.index(device)

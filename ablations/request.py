@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ablations import table as tables
 from ablations.table import Table, Trial, UserError
 from simsiam import config as configs
-from simsiam.config import GRAPH, STEPS, Runtime
+from simsiam.config import GRAPH, MAX_PIXELS, STEPS, Runtime
 from simsiam.recipes import DATA, RECIPES
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _SEEDS_OF_A_VERDICT = 5  # with 3, the interval's half-width is 2.5 standard deviations
 _END_SECONDS = 15.0  # of a time limit that are kept for the tables and the end of Ray
 _LONGEST = 1_000_000  # minutes
+_MOST_PIXELS = 178_956_970  # of one picture: Pillow opens no larger ones
 _LOOKS = (3, 5, 10)  # seeds at which --seeds-until-decided judges, before its last
 
 
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--test-fraction", type=float, help="of pictures without a split, a folder a class: so many are for testing")
     add("--label-column", metavar="NAME", help="of Parquet, where it is not label or labels")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help=f"of the largest picture (default: {MAX_PIXELS})")
     add("--rows", help="only these rows, separated by commas")
     add("--seeds", type=int, help="seeds 0 to N-1 (default: 1, with --claims 5)")
     add("--claims", action="store_true", help="judge the paper's claims")
@@ -89,6 +91,7 @@ class Request:
             data_path=self.source.asked,
             test_fraction=self.source.test_fraction,
             label_column=self.source.label_column,
+            max_pixels=self.source.max_pixels,
             workers=self.args.workers,
             threads=self.args.threads,
             step=self.args.step,
@@ -243,14 +246,16 @@ def _override(text: str) -> tuple[str, Any]:
 
 def source(args: argparse.Namespace) -> Source:
     """The data that are asked for. Raises UserError."""
-    from simsiam.buckets import is_bucket
+    from simsiam.buckets import BUCKETS, is_bucket, shown
     from simsiam.data import DataError, check_answers, is_public, locate
 
     if args.recipe not in RECIPES:
         raise UserError(configs.unknown("recipe", args.recipe, RECIPES))
-    fraction, column = args.test_fraction, args.label_column
+    fraction, column, pixels = args.test_fraction, args.label_column, args.max_pixels
     if fraction is not None and not 0 < fraction < 1:
         raise UserError(f"--test-fraction must be above 0 and below 1. Got {fraction:g} instead.")
+    if not 1 <= pixels <= _MOST_PIXELS:
+        raise UserError(f"--max-pixels must be 1 to {_MOST_PIXELS}, which Pillow opens. Got {pixels} instead.")
     path = args.data or (None if args.recipe == "digits" else os.environ.get("SIMSIAM_DATA")) or DATA.get(args.recipe)
     try:
         if path is not None and is_public(path):
@@ -258,11 +263,16 @@ def source(args: argparse.Namespace) -> Source:
                 raise UserError(
                     f"--data {path} is the name of public data, and a folder here. For the folder, write ./{path}."
                 )
-            return locate(path, fraction, column)
+            return locate(path, fraction, column, pixels)
         if path is None or not is_bucket(path):
-            return locate(None if path is None else Path(path).resolve(), fraction, column)
+            if path is not None and "://" in path:
+                raise UserError(
+                    f"--data {shown(path)} is of an unknown kind. Known: a folder, {', '.join(BUCKETS)}, "
+                    "hf://datasets/, or a name of public data."
+                )
+            return locate(None if path is None else Path(path).resolve(), fraction, column, pixels)
         check_answers(path)
-        return locate(path, fraction, column)
+        return locate(path, fraction, column, pixels)
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(f"{error}") from None
 

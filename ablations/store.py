@@ -67,11 +67,11 @@ class Store:
 
     def trial(self, fingerprint: str) -> Result | None:
         """The result of a trial that is done, or None."""
-        return self._read_one(_trial(fingerprint))
+        return self._read_one(_trial(fingerprint), fingerprint)
 
     def failure(self, fingerprint: str) -> Result | None:
         """The result of a trial that failed, or None."""
-        return self._read_one(_failed(fingerprint))
+        return self._read_one(_failed(fingerprint), fingerprint)
 
     def curve(self, fingerprint: str) -> list[Result] | None:
         """The curve of a trial that is done, or None."""
@@ -252,8 +252,10 @@ class Store:
         lines = self._read(_trial(fingerprint), ["sources"])
         return lines[0]["sources"] if lines else None
 
-    def _read_one(self, name: str) -> Result | None:
+    def _read_one(self, name: str, fingerprint: str) -> Result | None:
         lines = self._read(name)
+        if lines and lines[0]["fingerprint"] != fingerprint:
+            raise UserError(f"{self.folder}/{name} is of trial {lines[0]['fingerprint']}. Remove it.")
         return lines[0] if lines else None
 
     def _read(self, name: str, columns: list[str] | None = None) -> list[Result] | None:

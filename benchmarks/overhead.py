@@ -45,7 +45,7 @@ def child(results: str, workers: int, seeds: int) -> None:
     begun = time.monotonic()
     seconds: dict[str, float] = {}
     from ablations import run
-    from ablations.launch import cluster, tuner
+    from ablations.launch import connection, tuner
 
     seconds["imports of run.py"] = time.monotonic() - begun
     moments: list[tuple[str, float]] = []
@@ -64,13 +64,13 @@ def child(results: str, workers: int, seeds: int) -> None:
 
         setattr(owner, name, outer)
 
-    timed(cluster, "_code", "code")
+    timed(connection, "_code", "code")
     # Room for one trial at once: what one costs is then what lies between the end of one and the start of the next.
-    cluster.ray.init = functools.partial(cluster.ray.init, num_cpus=workers)
-    timed(cluster.ray, "init", "ray.init")
+    connection.ray.init = functools.partial(connection.ray.init, num_cpus=workers)
+    timed(connection.ray, "init", "ray.init")
     timed(tuner.ours, "shared", "data")
     timed(tuner.tune.Tuner, "fit", "fit")
-    timed(cluster.ray, "shutdown", "ray.shutdown")
+    timed(connection.ray, "shutdown", "ray.shutdown")
     from ablations.progress import Progress
 
     start = Progress.start

@@ -24,11 +24,15 @@ wait_for() {
   done
 }
 
-srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" \
+# A temporary folder of each node's own, for this user alone: /tmp/ray can be written by all users of a machine, and the
+# code lies there.
+in_own_folder='folder=$(mktemp --directory /tmp/ray-XXXXXXXX) && trap "rm -rf $folder" EXIT && "$@" --temp-dir=$folder'
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" bash -c "$in_own_folder" bash \
   ray start --head --port=6379 --dashboard-host=127.0.0.1 --block &
 wait_for ray health-check --address="$RAY_ADDRESS"
 if ((others)); then
-  srun --overlap --nodes="$others" --ntasks="$others" --exclude="$head" ray start --address="$RAY_ADDRESS" --block &
+  srun --overlap --nodes="$others" --ntasks="$others" --exclude="$head" bash -c "$in_own_folder" bash \
+    ray start --address="$RAY_ADDRESS" --block &
 fi
 
 # run.py plans for the nodes that are there. A requeued job goes on from what is finished.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from pyarrow import ArrowInvalid, fs
 
@@ -25,14 +25,25 @@ def is_bucket(place: str) -> bool:
 
 
 def shown(place: str) -> str:
-    """A place without its query, and without a key and its secret if they stand before the bucket."""
-    return re.sub("//[^/@]*@", "//", place.partition("?")[0]) if is_bucket(place) else place
+    """A place without its query, and without what stands before the bucket, if that may be a key and its secret."""
+    kind, address, path = place.partition("://")
+    if not address:
+        return place
+    path = path.partition("?")[0]
+    if not {"@", ":"} & set(path.partition("/")[0]):
+        return f"{kind}://{path}"
+    return f"{kind}://{path.rpartition('@')[2] if '@' in path else '***'}"
 
 
 def opened(place: str) -> tuple[Any, str]:
-    """The pyarrow filesystem of a path or of a bucket's URI, and the root in it. Raises pyarrow.ArrowInvalid."""
+    """The pyarrow filesystem of a path or of a bucket's URI, and the root in it.
+
+    Raises pyarrow.ArrowInvalid, also for a URI with a secret: URIs are written down by Ray, and shown.
+    """
     if not is_bucket(place):
         return fs.LocalFileSystem(), place
+    if _has_a_secret(place):
+        raise ArrowInvalid(_SECRET)
     if "#" in place:  # pyarrow takes the rest for a fragment, and two places for one
         raise ArrowInvalid("a # in a bucket's URI must be written %23")
     path = place.partition("?")[0].partition("://")[2]
@@ -59,6 +70,18 @@ def patiently(place: str, attempt: Callable[[], T]) -> T:
                 raise
             time.sleep(PAUSES[min(number, len(PAUSES) - 1)])
             number += 1
+
+
+_SECRET = (
+    "a key or a password stands in it, and addresses are kept in logs. Leave it out, and set AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS, for run.py and, on each node, for `ray start`"
+)
+
+
+def _has_a_secret(uri: str) -> bool:
+    """Whether anything stands before the name of the bucket, or of a server, but the `anonymous` of Google's."""
+    path, _, query = uri.partition("://")[2].removeprefix("anonymous@").partition("?")
+    return bool({"@", ":"} & set(path.partition("/")[0])) or "@" in unquote(query)
 
 
 @functools.cache

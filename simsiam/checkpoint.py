@@ -77,7 +77,7 @@ class Keeper:
         Raises RuntimeError if the workers do not find the same, WrongCheckpointError.
         """
         content = self._place.read()
-        found = distributed.everyone(content and hashlib.sha256(content).hexdigest()[:8])
+        found = distributed.everyone(hashlib.sha256(content).hexdigest()[:8] if content else None)
         if len(set(found)) > 1:
             raise RuntimeError(
                 f"The workers of a trial must go on from one checkpoint. Got {', '.join(map(str, found))} instead: "

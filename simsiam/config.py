@@ -125,6 +125,9 @@ class Config:
         return 2 * self.pairs_per_image
 
 
+MAX_PIXELS = 50_000_000  # of one picture: what is small on a disk is not to fill a node's memory
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Where and how fast a trial runs. Never part of its identity: changing it must not change a number."""
@@ -132,6 +135,7 @@ class Runtime:
     data_path: str | None = None
     test_fraction: float | None = None  # of the pictures there, if they have no split
     label_column: str | None = None  # of the Parquet there, if it has several
+    max_pixels: int = MAX_PIXELS  # of the largest picture that is read
     workers: int = 1
     threads: int = 1  # of torch, a worker
     device: str = "cpu"

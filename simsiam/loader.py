@@ -171,7 +171,8 @@ class _Reader(Dataset[Tensor]):
         boxes = np.stack([crop.boxes(ids, sizes) for crop in crops])  # (V, b, 4)
         out = np.empty((len(crops), len(ids), self._size, self._size, 3), np.uint8)
         for b, i in enumerate(ids):
-            picture = self.pictures.convert(int(i), opened[b])
+            # Taken out: what has been decoded is let go of before the next.
+            picture = self.pictures.convert(int(i), opened.pop(0))
             for v, (top, left, height, width) in enumerate(boxes[:, b].tolist()):
                 piece = picture.crop((left, top, left + width, top + height))
                 out[v, b] = np.asarray(piece.resize((self._size, self._size), Image.Resampling.BILINEAR))
@@ -213,7 +214,7 @@ def _too_many(source: Source, images: int) -> bool:
     if not (content := data.first(source)):
         return False
     try:
-        width, height = data.size(data.opened(content))
+        width, height = data.size(data.opened(content, source.max_pixels))
     except Exception:  # it is named, with its place, when all are read
         return False
     return images * height * width * 3 > MEMORY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ Config = dict[str, Any]
 
 def load(name: str) -> Config:
     return yaml.safe_load((ROOT / "cluster" / f"{name}.yaml").read_text())
+
+
+def policy(name: str) -> Config:
+    """A policy of AWS."""
+    return json.loads((ROOT / "cluster" / f"{name}.json").read_text())
 
 
 def machine(config: Config, kind: str) -> Config:

@@ -94,12 +94,10 @@ def test_a_bucket_behaves_as_a_disk_does(folder: Folder, tmp_path: Path) -> None
     assert folder.read("large") == content
 
 
-def test_the_endpoint_and_the_key_may_stand_in_the_uri_and_are_not_printed(
-    server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_endpoint_may_stand_in_the_uri_and_is_not_printed(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     host, port = server.get_host_and_port()
-    folder = Folder.at(f"s3://key:secret@bucket/by-uri?scheme=http&endpoint_override={host}:{port}")
+    folder = Folder.at(f"s3://bucket/by-uri?scheme=http&endpoint_override={host}:{port}")
     behaves(folder)
     assert str(folder) == "s3://bucket/by-uri"
 
@@ -207,9 +205,9 @@ def test_a_node_reads_a_bucket_once(
     monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path / "cache"))
     uri = upload(pictures, Folder.at("s3://bucket/once"))
     read = []
-    batches, content = parquet._batches, parquet._content
+    batches, content = parquet.batches, parquet._content
     monkeypatch.setattr(
-        parquet, "_batches", lambda place, file, **of: read.append(file.name) or batches(place, file, **of)
+        parquet, "batches", lambda place, file, **of: read.append(file.name) or batches(place, file, **of)
     )
     monkeypatch.setattr(parquet, "_content", lambda place, file: read.append(file.name) or content(place, file))
     data.read(data.locate(uri), "train")
@@ -236,7 +234,7 @@ def test_a_copy_that_breaks_off_goes_on_however_long_it_took(
     monkeypatch.setattr(buckets, "PAUSES", (0.01,))
     monkeypatch.setattr(arrow, "_COPIES", 1)
     source = data.locate(upload(pictures, Folder.at("s3://bucket/broken-off")))
-    real, read = parquet._batches, []
+    real, read = parquet.batches, []
 
     def broken_once(place: str, file: arrow.File, **of: Any) -> Iterator[Any]:
         read.append(file.name)
@@ -245,7 +243,7 @@ def test_a_copy_that_breaks_off_goes_on_however_long_it_took(
             time.sleep(0.3)  # longer than the patience
             raise NETWORK
 
-    monkeypatch.setattr(parquet, "_batches", broken_once)
+    monkeypatch.setattr(parquet, "batches", broken_once)
     assert_holds(data.read(source, "train"), range(5))
     assert read == ["train-00000-of-00002.parquet", *["train-00001-of-00002.parquet"] * 3]
 
@@ -253,7 +251,7 @@ def test_a_copy_that_breaks_off_goes_on_however_long_it_took(
         raise NETWORK
         yield
 
-    monkeypatch.setattr(parquet, "_batches", broken)
+    monkeypatch.setattr(parquet, "batches", broken)
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):  # and no DataError: it is worth another attempt
         data.read(source, "test")
 

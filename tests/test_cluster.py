@@ -14,8 +14,9 @@ from unittest.mock import MagicMock
 import jsonschema
 import moto.ec2.models.instance_types as ec2_catalogue
 import pytest
-from clusters import CLOUDS, FILES, LAUNCHED, ROOT, Config, load, machine
+from clusters import CLOUDS, FILES, LAUNCHED, ROOT, Config, load, machine, policy
 from packaging.requirements import Requirement
+from ray.autoscaler._private.gcp import config as gcp_config
 from ray.autoscaler._private.gcp.node import GCPCompute
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -129,6 +130,65 @@ def test_every_file_installs_the_same_versions_and_those_that_the_package_allows
     ray = pins["gcp.yaml"]["ray"]
     assert f"rayproject/ray:{ray}-" in (ROOT / "cluster" / "Dockerfile").read_text()
     assert load("kuberay")["spec"]["rayClusterSpec"]["rayVersion"] == ray
+
+
+# Who may do what.
+
+
+def test_the_heads_policy_starts_and_ends_machines_with_the_clusters_tag_alone() -> None:
+    tag = load("aws")["cluster_name"]
+    for statement in policy("aws_head")["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        conditions = statement.get("Condition", {}).get("StringEquals", {})
+        if statement["Resource"] == "arn:aws:ec2:*:*:instance/*":
+            assert {conditions.get(f"aws:{whose}Tag/ray-cluster-name") for whose in ("Request", "Resource")} == {
+                tag,
+                None,
+            }
+        elif "iam:PassRole" in actions:
+            assert statement["Resource"] == "arn:aws:iam::*:role/simsiam-worker"
+        elif statement["Resource"] == "*":
+            assert all(action.startswith("ec2:Describe") for action in actions)
+        else:  # what machines are made from
+            assert actions == ["ec2:RunInstances"]
+            assert not any(":instance/" in resource for resource in statement["Resource"])
+
+
+def test_pictures_in_a_bucket_can_be_read_and_results_alone_written() -> None:
+    data, results = policy("aws_buckets")["Statement"]
+    assert all("my-simsiam-data" in resource for resource in data["Resource"])
+    assert all("my-simsiam-results" in resource for resource in results["Resource"])
+    assert set(data["Action"]) == {"s3:ListBucket", "s3:GetObject"}
+    assert "s3:PutObject" in results["Action"]
+
+
+@pytest.mark.parametrize("name", ["gcp", "onprem"])
+def test_the_clusters_key_is_its_own(name: str) -> None:
+    assert load(name)["auth"]["ssh_private_key"] == "~/.ssh/simsiam"
+
+
+def test_ray_puts_no_key_into_googles_project() -> None:
+    google = MagicMock()
+    assert gcp_config._configure_key_pair(load("gcp"), google)["auth"] == load("gcp")["auth"]
+    assert not google.mock_calls
+    for kind in ("head", "gpu"):
+        items = {item["key"]: item["value"] for item in asked_of_google(kind)["metadata"]["items"]}
+        assert items["block-project-ssh-keys"] == "true"
+        assert items["ssh-keys"].startswith(f"{load('gcp')['auth']['ssh_user']}:")
+
+
+def test_pods_have_no_rights_that_they_do_not_need() -> None:
+    cluster = load("kuberay")["spec"]["rayClusterSpec"]
+    head, worker = (group["template"]["spec"] for group in (cluster["headGroupSpec"], cluster["workerGroupSpecs"][0]))
+    assert head["serviceAccountName"] != worker["serviceAccountName"]
+    assert worker["automountServiceAccountToken"] is False
+    for pod in (head, worker):
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert "@sha256:" in container["image"]
+    assert re.search(r"^FROM \S+@\$\{DIGEST\}$", (ROOT / "cluster" / "Dockerfile").read_text(), re.MULTILINE)
 
 
 # kuberay.yaml against KubeRay's schema.

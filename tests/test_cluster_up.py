@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shlex
+import stat
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ import moto
 import moto.ec2.models.instance_types as moto_types
 import pytest
 import yaml
-from clusters import CLOUDS, LAUNCHED, ROOT, Config, load, machine
+from clusters import CLOUDS, LAUNCHED, ROOT, Config, load, machine, policy
 from ray.autoscaler._private import commands
 from ray.autoscaler._private.aws import node_provider as aws_nodes
 from ray.autoscaler._private.providers import _get_node_provider
@@ -88,6 +89,16 @@ def test_the_head_starts_in_the_checkout_with_the_token_the_buckets_and_a_privat
     )
     assert all(call.environment[variable] for variable in ("SIMSIAM_DATA", "SIMSIAM_RESULTS"))
     assert name != "onprem" or {"--num-cpus=0", "--num-gpus=0"} <= set(call.arguments)
+    assert_own_folder(call.arguments, name)
+
+
+def assert_own_folder(arguments: list[str], name: str) -> None:
+    """On machines that others use too, Ray's temporary folder is this user's alone. It is removed."""
+    folders = [Path(each.partition("=")[2]) for each in arguments if each.startswith("--temp-dir=")]
+    assert len(folders) == (name not in CLOUDS)
+    for folder in folders:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        folder.rmdir()
 
 
 @pytest.mark.parametrize("name", LAUNCHED)
@@ -95,7 +106,9 @@ def test_a_worker_joins_the_head_with_the_token(name: str, home: Path) -> None:
     (command,) = load(name)["worker_start_ray_commands"]
     # In a cloud it is left running; `wait` is the test's.
     call = started(["bash", "-c", f"{command}\nwait"], home, RAY_HEAD_IP="192.0.2.1")
-    assert call.arguments == ["start", "--address=192.0.2.1:6379", *(["--block"] if name in CLOUDS else [])]
+    arguments = [argument for argument in call.arguments if not argument.startswith("--temp-dir=")]
+    assert arguments == ["start", "--address=192.0.2.1:6379", *(["--block"] if name in CLOUDS else [])]
+    assert_own_folder(call.arguments, name)
     assert call.environment["RAY_AUTH_MODE"] == "token"
 
 
@@ -158,6 +171,7 @@ def test_slurm_starts_a_head_and_the_others_with_one_token_and_then_the_table(no
     made = calls(script, home, SLURM_JOB_NUM_NODES=str(nodes), **places)
     steps = [" ".join(call.arguments) for call in made if call.program == "srun"]
     assert sum("ray start --head" in step for step in steps) == 1
+    assert all("mktemp --directory" in step for step in steps)
     assert [f"--nodes={nodes - 1} " in step for step in steps if "ray start --address" in step] == [True] * (nodes > 1)
     assert [call for call in made if call.program == "python"][-1].arguments == ["ablations/run.py", *script[2:]]
     (token,) = {call.environment["RAY_AUTH_TOKEN"] for call in made}
@@ -234,6 +248,16 @@ def ec2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield boto3.client("ec2", region)
 
 
+def aws(ec2: Any) -> Config:
+    """aws.yaml with the security group that README.md makes."""
+    group = ec2.create_security_group(GroupName="simsiam", Description="simsiam")["GroupId"]
+    network = {"FromPort": 22, "ToPort": 22, "IpProtocol": "tcp", "IpRanges": [{"CidrIp": "203.0.113.0/24"}]}
+    ec2.authorize_security_group_ingress(
+        GroupId=group, IpPermissions=[{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}, network]
+    )
+    return yaml.safe_load(json.dumps(load("aws")).replace("sg-of-readme", group))
+
+
 @dataclass(frozen=True)
 class Up:
     """What `ray up` made of the file, sent, and started."""
@@ -250,7 +274,7 @@ def instances(ec2: Any) -> list[Config]:
 
 @pytest.fixture(scope="module")
 def up(ec2: Any) -> Up:
-    config, ssh = commands._bootstrap_config(load("aws"), no_config_cache=True), Ssh()
+    config, ssh = commands._bootstrap_config(aws(ec2), no_config_cache=True), Ssh()
     commands.get_or_create_head_node(copy.deepcopy(config), "cluster/aws.yaml", False, False, True, None, _runner=ssh)
     return Up(
         config,
@@ -267,11 +291,47 @@ def test_ray_up_starts_the_head_alone_and_on_demand(up: Up) -> None:
     assert head["IamInstanceProfile"]["Arn"].endswith("/simsiam-head")
 
 
-def test_ray_up_opens_ssh_to_the_world_and_nothing_else(up: Up, ec2: Any) -> None:
-    (group,) = ec2.describe_security_groups(GroupIds=machine(up.config, "head")["SecurityGroupIds"])["SecurityGroups"]
-    assert machine(up.config, "gpu")["SecurityGroupIds"] == [group["GroupId"]]
-    outside = [rule for rule in group["IpPermissions"] if rule["IpRanges"]]
-    assert [(rule["FromPort"], rule["ToPort"]) for rule in outside] == [(22, 22)]
+def test_ray_up_opens_ssh_to_the_groups_network_and_nothing_else(up: Up, ec2: Any) -> None:
+    groups = {group["GroupId"]: group for group in ec2.describe_security_groups()["SecurityGroups"]}
+    (name,) = [name for name, group in groups.items() if group["GroupName"] != "default"]
+    assert machine(up.config, "head")["SecurityGroupIds"] == machine(up.config, "gpu")["SecurityGroupIds"] == [name]
+    assert [group["GroupId"] for group in up.instances[0]["SecurityGroups"]] == [name]
+    outside = [rule for rule in groups[name]["IpPermissions"] if rule["IpRanges"]]
+    opened = [(rule["FromPort"], rule["ToPort"], each["CidrIp"]) for rule in outside for each in rule["IpRanges"]]
+    assert opened == [(22, 22, "203.0.113.0/24")]
+
+
+def test_the_heads_policy_suffices_for_rays_code_and_for_nothing_else(up: Up, ec2: Any) -> None:
+    region = up.config["provider"]["region"]
+    iam = boto3.client("iam", region)
+    # Of actions alone: moto knows neither resources nor conditions of EC2.
+    actions = [statement["Action"] for statement in policy("aws_head")["Statement"]]
+    statements = [{"Effect": "Allow", "Action": each, "Resource": "*"} for each in actions]
+    document = {"Version": "2012-10-17", "Statement": statements}
+    iam.create_user(UserName="head")
+    iam.put_user_policy(UserName="head", PolicyName="machines", PolicyDocument=json.dumps(document))
+    key = iam.create_access_key(UserName="head")["AccessKey"]
+    keys = {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
+    provider = _get_node_provider({**up.config["provider"], "aws_credentials": keys}, "simsiam-policy")
+    tags = {"ray-node-type": "worker", "ray-user-node-type": "gpu", "ray-launch-config": "x"}
+    client, iam = boto3.client("ec2", region, **keys), boto3.client("iam", region, **keys)
+
+    @moto.core.set_initial_no_auth_action_count(0)
+    def as_the_head() -> None:
+        provider.create_node(machine(up.config, "gpu"), {**tags, "ray-node-status": "uninitialized"}, 1)
+        (name,) = provider.non_terminated_nodes({"ray-node-type": "worker"})
+        provider.set_node_tags(name, {"ray-node-status": "up-to-date"})
+        provider.terminate_node(name)
+        for refused in (
+            lambda: client.create_security_group(GroupName="open", Description="x"),
+            lambda: client.authorize_security_group_ingress(GroupName="simsiam", CidrIp="198.51.100.0/24"),
+            lambda: client.create_key_pair(KeyName="mine"),
+            lambda: iam.create_user(UserName="me"),
+        ):
+            with pytest.raises(botocore.exceptions.ClientError, match="not authorized"):
+                refused()
+
+    as_the_head()
 
 
 def test_ray_up_sends_the_token_and_the_code_and_not_the_virtual_environment(up: Up) -> None:

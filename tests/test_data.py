@@ -205,11 +205,10 @@ def test_a_disk_that_is_full_is_named_and_gets_its_room_back(tmp_path: Path, mon
     assert_holds(data.read(source, "train"), range(3))
 
 
-BROKEN: dict[str, Callable[[bytes], bytes | None]] = {
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "half": lambda content: content[: len(content) // 2],
     "text": lambda content: b"this is no picture",
     "empty": lambda content: b"",
-    "missing": lambda content: None,
 }
 
 
@@ -232,6 +231,14 @@ def test_a_corrupt_picture_in_parquet_is_named(tmp_path: Path, how: str) -> None
         data.check(source)
     with pytest.raises(DataError, match=message):
         train.subset(np.array([0, 4])).decode(1)
+
+
+def test_a_null_picture_in_parquet_is_refused_while_it_is_read(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test.parquet", range(3))
+    column = [{"bytes": content, "path": None} for content in (encoded(0), None, encoded(2))]
+    pq.write_table(pa.table({"image": column, "label": [0, 1, 2]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"Corrupt image in .*/train\.parquet, row 1: it is null\."):
+        data.read(data.locate(tmp_path), "train")
 
 
 @pytest.mark.parametrize("how", ["half", "text", "empty"])

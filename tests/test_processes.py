@@ -77,11 +77,11 @@ def sabotage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def change(code: str) -> None:
         copy = tmp_path / "code"
-        for package in (launch.cluster.simsiam, launch.cluster.ablations):
+        for package in (launch.connection.simsiam, launch.connection.ablations):
             shutil.copytree(package.__path__[0], copy / package.__name__)
         with open(copy / "ablations" / "launch" / "work.py", "a") as file:
             file.write(SABOTAGE.format(code.replace("\n", "\n    ")))
-        monkeypatch.setattr(launch.cluster, "_code", lambda: str(copy))
+        monkeypatch.setattr(launch.connection, "_code", lambda: str(copy))
 
     return change
 

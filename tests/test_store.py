@@ -204,7 +204,7 @@ def test_a_result_of_other_sources_is_stale_and_kept_when_it_is_replaced(
     finish(store, [trial])
     assert store.state(trial.fingerprint) == "done"
     old = provenance.sources()
-    monkeypatch.setattr(provenance, "sources", lambda: "newer")
+    monkeypatch.setattr(provenance, "sources", lambda: "5" * 16)
     assert store.state(trial.fingerprint) == "stale"
     finish(store, [trial], knn_top1=91.0)
     assert store.state(trial.fingerprint) == "done"
@@ -216,7 +216,7 @@ def test_a_result_of_other_sources_is_stale_and_kept_when_it_is_replaced(
 def test_a_checkpoint_of_other_sources_is_not_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, (trial, _) = Store.at(tmp_path), plan()
     store.checkpoint(trial.fingerprint).write(b"half")
-    monkeypatch.setattr(provenance, "sources", lambda: "newer")
+    monkeypatch.setattr(provenance, "sources", lambda: "5" * 16)
     assert store.checkpoint(trial.fingerprint).read() is None
     assert store.state(trial.fingerprint) == "to run"
 
@@ -282,7 +282,7 @@ def test_states_of_what_is_in_a_table_open_no_trial(tmp_path: Path, monkeypatch:
     assert list(store.states(asked).values()) == ["done"] * 5 + ["to run"]
     assert opened == ["stop_gradient.parquet"]
     # A newer result that no table has yet, by other sources: its file is asked, and the table of the others.
-    monkeypatch.setattr(provenance, "sources", lambda: "newer")
+    monkeypatch.setattr(provenance, "sources", lambda: "5" * 16)
     assert list(store.states(asked).values()) == ["stale"] * 5 + ["to run"]
     finish(store, trials[:1])
     opened.clear()
@@ -297,7 +297,7 @@ def test_states_of_what_is_in_a_table_open_no_trial(tmp_path: Path, monkeypatch:
 def test_states_are_those_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, (done, failed, half, stale, both, new) = Store.at(tmp_path), plan(seeds=3)
     finish(store, [stale])
-    monkeypatch.setattr(provenance, "sources", lambda: "newer")
+    monkeypatch.setattr(provenance, "sources", lambda: "5" * 16)
     finish(store, [done, both])
     for trial in (failed, both):
         store.write_failure(unfinished(trial.config, FAILED, "as the test asked"))

@@ -1,17 +1,9 @@
-"""The cluster: joining it, what it has and may have, and whether its nodes see what they need."""
+"""The cluster: what it has and may have, and whether its nodes see what they need."""
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
-import logging
 import os
-import secrets
-import shutil
-import signal
-import socket
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +11,7 @@ import ray
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import ablations
-import simsiam
-from ablations import provenance
-from ablations.launch import ENVIRONMENT, notices
+from ablations.launch import notices
 from ablations.placement import Ask, Cluster, Nodes
 from ablations.store import Store
 from ablations.table import UserError
@@ -31,99 +20,6 @@ from simsiam.config import Runtime
 from simsiam.data import is_public
 
 HEAD = "node:__internal_head__"  # a resource that the head alone has
-
-
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names or that runs here, else start one on this machine.
-
-    All nodes get the code as it was when the command began: what is edited while a table runs changes no trial.
-    """
-    _check_address(os.environ.get("RAY_ADDRESS", ""))
-    variables = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    if cache := os.environ.get("SIMSIAM_CACHE"):
-        variables["SIMSIAM_CACHE"] = os.path.abspath(cache)  # workers stand in another folder
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    given = job.get("runtime_env", {})
-    # What the job names goes to all nodes; to name it again is an error, whatever its value.
-    environment: dict[str, Any] = {
-        "env_vars": {name: value for name, value in variables.items() if name not in given.get("env_vars", {})}
-    }
-    if not given.get("working_dir"):  # else every node has the code already
-        environment["working_dir"] = _code()
-    address = os.environ.get("RAY_ADDRESS", "")
-    _have_a_token(address)
-    try:
-        ray.init(runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
-    except ValueError as error:  # an address that is none, as the dashboard's, http://...
-        raise UserError(f"Ray does not start with RAY_ADDRESS={address}: {error}") from None
-    except ConnectionError as error:
-        raise UserError(f"No Ray was found with RAY_ADDRESS={address}: {error}. Start one, or unset it.") from None
-    except OSError as error:
-        if "AF_UNIX" not in str(error):
-            raise
-        place = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-        raise UserError(
-            f"Ray's sockets lie in its temporary folder, whose path must be short. Got {place} instead: "
-            "set RAY_TMPDIR to a shorter one, as /tmp."
-        ) from None
-    # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
-    signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _have_a_token(address: str) -> None:
-    """Ray keeps the token of a cluster that it starts in the home folder. Where there is none, the run has its own."""
-    given = any(f"RAY_AUTH_{name}" in os.environ for name in ("TOKEN", "TOKEN_PATH", "MODE"))
-    if address not in ("", "local") or given:
-        return
-    folder = Path.home() / ".ray"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        able = os.access(folder, os.W_OK)
-    except OSError:
-        able = False
-    if not able:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def which() -> str:
-    """Which Ray this is, and what of it is free."""
-    node = ray._private.worker._global_node
-    whose = (
-        "started here" if node is not None and node.is_head() else f"joined at {ray.get_runtime_context().gcs_address}"
-    )
-    all_of_it, free = ray.cluster_resources(), ray.available_resources()
-    room = ", ".join(
-        f"{free.get(kind, 0):g} of {all_of_it[kind]:g} {kind}s" for kind in ("CPU", "GPU") if all_of_it.get(kind)
-    )
-    return f"Ray: {whose}; free: {room or 'no CPU'}."
-
-
-@functools.cache
-def _code() -> str:
-    """A copy of the code as it was when the command began, until it ends. Raises UserError if it is another by now."""
-    copy = Path(tempfile.mkdtemp(prefix="simsiam-"))
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    packages = [copy / package.__name__ for package in (simsiam, ablations)]
-    for package, to in zip((simsiam, ablations), packages, strict=True):
-        shutil.copytree(package.__path__[0], to, ignore=shutil.ignore_patterns("__pycache__"))
-    if provenance.digest(*packages) != provenance.sources():
-        raise UserError("The code was edited while the command began. Give the command again.")
-    return str(copy)
-
-
-def _check_address(address: str) -> None:
-    """Raises UserError where nothing listens: ray.init would wait for minutes without a word."""
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit() and "/" not in host:
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise UserError(f"No Ray listens at RAY_ADDRESS={address}: {error}. Start one, or unset it.") from None
-
-
-def _interrupt(*_: Any) -> None:
-    # Not by way of SIGINT: a shell starts what it puts into the background with SIGINT ignored.
-    raise KeyboardInterrupt
 
 
 def ask(runtime: Runtime, *clusters: Cluster | None) -> Ask:

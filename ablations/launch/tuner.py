@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -15,7 +16,7 @@ from ray import tune
 
 from ablations import placement
 from ablations import trial as ours
-from ablations.launch import cluster
+from ablations.launch import cluster, connection
 from ablations.launch.cluster import HEAD
 from ablations.launch.drive import PATIENCE, drive
 from ablations.launch.watch import Watch
@@ -42,9 +43,9 @@ def launch(
     results or the data.
     """
     scratch = f".ray/{uuid.uuid4().hex}"  # Ray wants a place that all nodes see
-    cluster.connect()
-    try:
-        say(cluster.which())
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.folder.remove_folder, scratch)
+        stack.enter_context(connection.connected())
         there, possible = cluster.there(), cluster.possible()
         ask = cluster.ask(runtime, there, possible)
         if "GPU" not in ask.worker:
@@ -55,10 +56,7 @@ def launch(
             f"Placement: {ask} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once. The nodes that are there "
             f"have room for {fit} worker{'s' * (fit != 1)}."
         )
-        decoded = ours.shared(
-            data.locate(runtime.data_path, runtime.test_fraction, runtime.label_column),
-            [trial.config for trial in todo],
-        )
+        decoded = ours.shared(data.of(runtime), [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
         grows = possible is not None and placement.slots(dataclasses.replace(possible, head={}), ask) > 0
         job = {
@@ -77,9 +75,6 @@ def launch(
             _tuner(jobs, runtime, pictures, concurrent, store, watch).fit()
             left = [trial for trial in left if trial.fingerprint not in watch.ended]
         return left
-    finally:
-        ray.shutdown()
-        store.folder.remove_folder(scratch)
 
 
 def _tuner(

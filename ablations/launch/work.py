@@ -54,7 +54,7 @@ def _pictures(job: Job, runtime: Runtime) -> Decoded | Source:
     """The pictures of the trial, decoded; or where they are, once they are on the nodes of all its workers."""
     if decoded := cast("Decoded | None", ray.get(job["pictures"])):
         return decoded
-    source = data.locate(runtime.data_path, runtime.test_fraction, runtime.label_column)
+    source = data.of(runtime)
     data.fetch(source)
     # A node may be new, and copy first. The others wait here: torch's collectives give up after half an hour.
     ray.train.collective.barrier()

@@ -7,15 +7,15 @@ a plan is made without it. A new layout is one file, and one line below.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simsiam import buckets, randomness
-from simsiam.data import class_folders, classes, digits, parquet, public, torchvision_folders
+from simsiam.config import MAX_PIXELS, Runtime
+from simsiam.data import class_folders, classes, decoding, digits, parquet, public, torchvision_folders
 from simsiam.data.parquet import check_answers
 from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures, opened, size
 from simsiam.data.public import is_public
@@ -35,6 +35,7 @@ __all__ = [
     "first",
     "is_public",
     "locate",
+    "of",
     "opened",
     "read",
     "size",
@@ -53,12 +54,18 @@ _MOST_CLASSES = 1 << 20
 _NAMED = 3  # broken pictures that a message names
 
 
-def locate(path: Path | str | None, test_fraction: float | None = None, label_column: str | None = None) -> Source:
+def locate(
+    path: Path | str | None,
+    test_fraction: float | None = None,
+    label_column: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Source:
     """The data in a folder, at the URI of a bucket, or of a public name; or the embedded digits for None.
 
     Args:
         test_fraction: of the pictures that are for testing, for a folder of class folders without a split.
         label_column: of Parquet that has several.
+        max_pixels: of the largest picture that is read.
 
     Raises DataError for what cannot be used.
     """
@@ -83,7 +90,7 @@ def locate(path: Path | str | None, test_fraction: float | None = None, label_co
                 raise DataError("--test-fraction is for pictures without a split, and these have one. Leave it out.")
             if source.label_column != label_column:
                 raise DataError("--label-column is of Parquet, and these data are none. Leave it out.")
-            return dataclasses.replace(source, asked=asked)
+            return dataclasses.replace(source, asked=asked, max_pixels=max_pixels)
     if isinstance(path, str):
         raise DataError(
             f"{buckets.shown(path)} holds nothing that can be read. A bucket holds train*.parquet and test*.parquet."
@@ -95,9 +102,15 @@ def locate(path: Path | str | None, test_fraction: float | None = None, label_co
     )
 
 
+def of(runtime: Runtime) -> Source:
+    """The data of a run, as this node finds them. Raises DataError."""
+    return locate(runtime.data_path, runtime.test_fraction, runtime.label_column, runtime.max_pixels)
+
+
 def read(source: Source, split: str, images: int | None = None) -> Pictures:
     """One split, `train` or `test`, of located data; with `images`, that many of it: a fixed random choice."""
     pictures: Pictures = LAYOUTS[source.layout].read(source, split)
+    pictures = dataclasses.replace(pictures, max_pixels=source.max_pixels)
     if not len(pictures):
         raise DataError(f"The {split} split of {source.place} has no pictures.")
     _check_labels(pictures, split, source)
@@ -154,14 +167,11 @@ def check(source: Source) -> list[str]:
     """
     splits = {split: read(source, split) for split in (TRAIN, TEST)}
     notes = check_classes(source.place, splits[TRAIN].labels, splits[TEST].labels, splits[TRAIN].classes)
-    broken: list[DataError] = []
-    moving: list[str] = []
-    for pictures in splits.values():
-        if pictures.encoded is not None:
-            with ThreadPoolExecutor() as pool:  # PIL lets go of the interpreter lock while it decodes
-                for found in pool.map(_look_at(pictures), range(len(pictures)), chunksize=64):
-                    broken += [found] if isinstance(found, DataError) else []
-                    moving += [found] if isinstance(found, str) else []
+    found = [fault for pictures in splits.values() if pictures.encoded for fault in decoding.faults(pictures)]
+    broken = [fault for fault in found if isinstance(fault, DataError)]
+    moving = [fault for fault in found if isinstance(fault, str)]
+    if broken and source.layout == "parquet":
+        parquet.forget(source)
     if len(broken) == 1:
         raise broken[0]
     if broken:
@@ -173,32 +183,14 @@ def check(source: Source) -> list[str]:
     return [note for note in notes if note not in source.notes]
 
 
-def _look_at(pictures: Pictures) -> Callable[[int], DataError | str | None]:
-    """Picture i -> why it is broken; or its place, if it has several frames; else None."""
-
-    def look(i: int) -> DataError | str | None:
-        try:
-            picture = pictures.open(i)
-            frames = getattr(picture, "n_frames", 1)
-            pictures.convert(i, picture)
-        except DataError as error:
-            return error
-        except Exception as error:  # of a count of frames in broken bytes
-            return pictures.corrupt(i, error)
-        return pictures.where(i) if frames > 1 else None
-
-    return look
-
-
 def unchanged(source: Source) -> None:
     """Raises DataError if the files are no longer those that were located, by names and sizes or what is in them."""
-    if (
-        source.path is not None
-        and (now := locate(source.path, source.test_fraction, source.label_column)).name != source.name
-    ):
+    if source.path is None:
+        return
+    now = locate(source.path, source.test_fraction, source.label_column)
+    if now.name != source.name:
         raise DataError(
             f"The data in {source.place} have changed since the trial was planned: {source.name}, "
             f"{source.train_images} + {source.test_images} pictures, are now {now.name}, {now.train_images} + "
-            f"{now.test_images}. "
-            "Give the same command again: it plans with what is there."
+            f"{now.test_images}. Give the same command again: it plans with what is there."
         )

@@ -67,6 +67,12 @@ def fetch(place: str, files: Sequence[File], batches: Batches, kind: str) -> lis
     return [buckets.patiently(place, functools.partial(_on_this_node, batches, kind, place, file)) for file in files]
 
 
+def forget(place: str, files: Sequence[File], kind: str) -> None:
+    """Remove the copies of files, where they are."""
+    for file in files:
+        _kept(place, [file], kind).unlink(missing_ok=True)
+
+
 def cache() -> Path:
     """The folder of copies on this node's disk: $SIMSIAM_CACHE, or one in the user's home."""
     return Path(os.environ.get("SIMSIAM_CACHE") or Path.home() / ".cache" / "simsiam-ablations")

@@ -69,7 +69,7 @@ def read(source: Source, split: str) -> Pictures:
     return Pictures(
         labels=np.array([numbers[_class(root, file, fraction)] for file in mine], np.int64),
         where=lambda i: printable(str(mine[i])),
-        encoded=lambda i: _content(mine[i]),
+        encoded=lambda i: _content(mine[i], source.max_bytes),
         classes=names,
     )
 
@@ -77,7 +77,7 @@ def read(source: Source, split: str) -> Pictures:
 def first(source: Source) -> bytes:
     """The first training picture, encoded."""
     root, fraction = Path(str(source.path)), source.test_fraction
-    return _content(_splits(root, fraction, _scanned(root, fraction))[TRAIN][0])
+    return _content(_splits(root, fraction, _scanned(root, fraction))[TRAIN][0], source.max_bytes)
 
 
 def _scanned(root: Path, fraction: float | None) -> dict[str, _Found]:
@@ -97,7 +97,7 @@ def _splits(root: Path, fraction: float | None, scanned: dict[str, _Found]) -> d
         return both({name: found.pictures for name, found in scanned.items()}, root)
     files: dict[str, list[Path]] = {TRAIN: [], TEST: []}
     for file in scanned[""].pictures:
-        low = int.from_bytes(hashlib.sha256(asked_of(file, _content)).digest()[:8]) < fraction * 2**64
+        low = int.from_bytes(hashlib.sha256(asked_of(file, Path.read_bytes)).digest()[:8]) < fraction * 2**64
         files[TEST if low else TRAIN].append(file)
     for split, each in files.items():
         if not each:
@@ -112,8 +112,10 @@ def _mark(fraction: float | None) -> list[Hashed]:
     return [] if fraction is None else [(f"test fraction {fraction!r}".encode(), 0, bytes)]
 
 
-def _content(file: Path) -> bytes:
-    return file.read_bytes()
+def _content(file: Path, most: int) -> bytes:
+    """What is in a file; of one that is too large, enough to tell."""
+    with open(file, "rb") as stream:
+        return stream.read(most + 1)
 
 
 def _class(root: Path, file: Path, fraction: float | None) -> str:

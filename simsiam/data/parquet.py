@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from simsiam import buckets
 from simsiam.data import arrow, classes
 from simsiam.data.arrow import File
-from simsiam.data.parquet_columns import columns, names_in, opened, rows, unlabelled, unreadable
+from simsiam.data.parquet_columns import names_in, rows, unlabelled
 from simsiam.data.parquet_files import name_of, open_place, splits
+from simsiam.data.parquet_rows import batches
 from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures
 from simsiam.data.source import READING, SPLIT_NAMES, Asked, Hashed, Source, both, digest
 from simsiam.text import printable
 
 T = TypeVar("T")
 
-_ROWS = 256  # of a batch of the Arrow file
 _AT_ONCE = 16  # files asked at the same time: a bucket answers each after some hundredths of a second
 
 
@@ -73,25 +72,22 @@ def read(source: Source, split: str) -> Pictures:
     place, label = str(source.path), source.label_column
     every = _files(place, label)
     files = every[split]
-    by_file = [
-        arrow.content(path)
-        for path in arrow.fetch(
-            place, files, functools.partial(_batches, label=label), f"{label}.arrow" if label else "arrow"
-        )
-    ]
-    batches = [batch for each in by_file for batch in each]
-    starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
-    firsts = np.cumsum([0, *(sum(batch.num_rows for batch in each) for each in by_file)])
+    reader = functools.partial(batches, label=label, most=source.max_bytes)
+    by_file = [arrow.content(path) for path in arrow.fetch(place, files, reader, _copies(source))]
+    parts = [part for each in by_file for part in each]
+    starts = np.cumsum([0, *(part.num_rows for part in parts)])
+    firsts = np.cumsum([0, *(sum(part.num_rows for part in each) for each in by_file)])
 
     def encoded(i: int) -> bytes:
         part = int(np.searchsorted(starts, i, side="right")) - 1
-        return batches[part]["image"][i - int(starts[part])].as_py() or b""
+        content: bytes = parts[part]["image"][i - int(starts[part])].as_py()
+        return content
 
     def where(i: int) -> str:
         part = int(np.searchsorted(firsts, i, side="right")) - 1
         return f"{name_of(place, files[part])}, row {i - firsts[part]}"
 
-    labels = [batch["label"].fill_null(-1).to_numpy() for batch in batches]
+    labels = [part["label"].fill_null(-1).to_numpy() for part in parts]
     names = _class_names(place, every, label)
     numbered = _numbered(np.concatenate([np.empty(0, np.int64), *labels]), split, names)
     return Pictures(
@@ -103,18 +99,31 @@ def first(source: Source) -> bytes:
     """The first training picture, encoded, without a copy of the others; empty if there is none."""
     place, label = str(source.path), source.label_column
     files = _files(place, label)[TRAIN]
-    return buckets.patiently(place, lambda: next((_encoded(place, file, label) for file in files), b""))
+
+    def attempt() -> bytes:
+        for file in files:
+            for batch in batches(place, file, label=label, most=source.max_bytes):
+                content: bytes = batch["image"][0].as_py()
+                return content
+        return b""
+
+    return buckets.patiently(place, attempt)
+
+
+def forget(source: Source) -> None:
+    """Remove the copies of data that are refused from this node."""
+    place = str(source.path)
+    for files in _files(place, source.label_column).values():
+        arrow.forget(place, files, _copies(source))
+
+
+def _copies(source: Source) -> str:
+    return f"{source.label_column}.arrow" if source.label_column else "arrow"
 
 
 def _kind(what: str, label: str | None) -> str:
     """What is kept on a node of a file, which hangs on the label column."""
     return what if label is None else f"{hashlib.sha256(label.encode()).hexdigest()[:12]}.{what}"
-
-
-def _encoded(place: str, file: File, label: str | None) -> bytes:
-    for batch in _batches(place, file, label):
-        return batch["image"][0].as_py() or b""
-    return b""
 
 
 def _files(place: str, label: str | None) -> dict[str, list[File]]:
@@ -180,18 +189,3 @@ def _content(place: str, file: File) -> bytes:
             return stream.read()
 
     return buckets.patiently(place, attempt)
-
-
-def _batches(place: str, file: File, label: str | None = None) -> Iterator[pa.RecordBatch]:
-    with opened(place, file) as parquet:
-        image, label = columns(place, file, parquet, label)
-        try:
-            for batch in parquet.iter_batches(_ROWS, columns=[image, label], use_threads=False):
-                pictures, labels = batch[image], batch[label]
-                if pa.types.is_struct(pictures.type):
-                    pictures = pictures.field("bytes")
-                if not pa.types.is_integer(labels.type):
-                    raise ValueError(f"the labels must be whole numbers; they are {labels.type}")
-                yield pa.record_batch([pictures.cast(pa.binary()), labels.cast(pa.int64())], schema=arrow.SCHEMA)
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise unreadable(error, f"{name_of(place, file)} cannot be read: {error}") from None

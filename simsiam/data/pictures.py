@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simsiam.config import MAX_PIXELS
 from simsiam.text import printable
 
 TRAIN, TEST = "train", "test"
@@ -28,6 +30,8 @@ FORMATS = {
 }
 SUFFIXES = frozenset(suffix for each in FORMATS.values() for suffix in each)
 
+_BYTES = 4  # that a pixel takes at most where nothing is compressed
+
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNED = (5, 6, 7, 8)  # its values that change width and height
 
@@ -41,7 +45,7 @@ class Pictures:
     """One split. Either `pixels` holds every picture, uint8 (N, H, W, 3), or `encoded` reads picture i when asked.
 
     `labels` is (N,) int64, -1 where there is none. `where(i)` names picture i for an error message. `classes` has the
-    name of each label, where labels have names.
+    name of each label, where labels have names. Pictures of more than `max_pixels`, width times height, are refused.
     """
 
     labels: npt.NDArray[np.int64]
@@ -49,6 +53,7 @@ class Pictures:
     pixels: npt.NDArray[np.uint8] | None = None
     encoded: Callable[[int], bytes] | None = None
     classes: Sequence[str] = ()
+    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,19 +61,19 @@ class Pictures:
     def subset(self, ids: npt.NDArray[np.integer]) -> Pictures:
         """The pictures `ids`, renumbered from 0."""
         encoded, where = self.encoded, self.where
-        return Pictures(
+        return dataclasses.replace(
+            self,
             labels=self.labels[ids],
             where=lambda i: where(int(ids[i])),
             pixels=None if self.pixels is None else self.pixels[ids],
             encoded=None if encoded is None else lambda i: encoded(int(ids[i])),
-            classes=self.classes,
         )
 
     def open(self, i: int) -> Any:
         """Picture i as a PIL image whose pixels are not decoded yet. Raises DataError."""
         assert self.encoded is not None
         try:
-            return opened(self.encoded(i))
+            return opened(self.encoded(i), self.max_pixels)
         except Exception as error:  # foreign bytes: what PIL raises for them is no fixed set
             raise self.corrupt(i, error) from None
 
@@ -94,11 +99,27 @@ class Pictures:
         return DataError(f"Corrupt image in {self.where(i)}: {printable(_reason(error))}. Replace or remove it.")
 
 
-def opened(content: bytes) -> Any:
-    """Encoded bytes as a PIL image whose pixels are not decoded yet. Raises what PIL does."""
+def largest(max_pixels: int) -> int:
+    """Bytes that an encoded picture of so many pixels may have."""
+    return _BYTES * max_pixels
+
+
+def opened(content: bytes, max_pixels: int = MAX_PIXELS) -> Any:
+    """Encoded bytes as a PIL image whose pixels are not decoded yet.
+
+    Raises ValueError for too many bytes or pixels, and what PIL does.
+    """
     from PIL import Image
 
-    return Image.open(io.BytesIO(content), formats=tuple(FORMATS))
+    if len(content) > largest(max_pixels):
+        raise ValueError(f"it has more than {largest(max_pixels):,} bytes; --max-pixels allows more")
+    picture = Image.open(io.BytesIO(content), formats=tuple(FORMATS))
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"it has {width} x {height} pixels, and at most {max_pixels:,} are read; --max-pixels allows more"
+        )
+    return picture
 
 
 def size(picture: Any) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from simsiam import buckets
-from simsiam.data.pictures import TEST, TRAIN, DataError
+from simsiam.config import MAX_PIXELS
+from simsiam.data.pictures import TEST, TRAIN, DataError, largest
 from simsiam.text import printable
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class Source:
         test_fraction: of the pictures that are for testing, where the data have no split; else None.
         label_column: of Parquet, where it was named; else None.
         encoded_bytes: of the files with pictures that are decoded by us; 0 for others.
+        max_pixels: of the largest picture that is read.
         notes: what a person should know of how they are read, a line each.
     """
 
@@ -58,12 +60,18 @@ class Source:
     label_column: str | None = None
     asked: str | None = None
     encoded_bytes: int = 0
+    max_pixels: int = MAX_PIXELS
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def place(self) -> str:
         """As a person may see it."""
         return printable(buckets.shown(str(self.asked or self.path)))
+
+    @property
+    def max_bytes(self) -> int:
+        """Of one encoded picture."""
+        return largest(self.max_pixels)
 
     @property
     def name(self) -> str:
