@@ -173,7 +173,7 @@ class Trials:
             note=lambda name, text: self.told.append(text), finish=lambda name, result: None
         )
         self.store, self.file, self.config = stores.Store.at(folder), folder / "error.pkl", tiny.config()
-        self.watch = watch.Watch(self.store, progress, lambda ended: None)
+        self.watch = watch.Watch(self.store, progress, lambda ended: None, Runtime())
         job = {"config": vars(self.config), "runtime": vars(Runtime()), "given_up": False}
         self.trial = SimpleNamespace(config={"job": job}, pickled_error_file=str(self.file))
 
@@ -198,6 +198,21 @@ def test_a_trial_is_tried_again_for_as_long_as_it_gets_further(tmp_path: Path, m
     failure = trials.store.failure(fingerprint(trials.config))
     assert failure is not None
     assert failure["message"].startswith("ActorDiedError: ")
+
+
+def test_what_no_trial_has_a_place_for_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(watch.connection, "free", lambda: "0 of 2 CPUs")
+    trials = Trials(tmp_path, monkeypatch)
+    trials.trial.config["job"]["resources"] = {"CPU": 1.0}
+    for status, seconds in (("PENDING", 19), ("RUNNING", 30), ("PENDING", 19), ("TERMINATED", 30), ("PENDING", 21)):
+        trials.trial.status = status
+        now[0] += seconds
+        trials.watch.on_step_end(0, [trials.trial])
+    assert capsys.readouterr().out == "Waiting: a trial asks for 1 worker of 1 CPU; free: 0 of 2 CPUs.\n"
 
 
 def test_what_is_hopeless_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,8 +193,11 @@ def _interrupt(*_: Any) -> None:
 def _which(address: str) -> str:
     """Which Ray this is, and what of it is free."""
     whose = "started here" if address == LOCAL else f"joined at {ray.get_runtime_context().gcs_address}"
-    all_of_it, free = ray.cluster_resources(), ray.available_resources()
-    room = ", ".join(
-        f"{free.get(kind, 0):g} of {all_of_it[kind]:g} {kind}s" for kind in ("CPU", "GPU") if all_of_it.get(kind)
-    )
-    return f"Ray: {whose}; free: {room or 'no CPU'}."
+    return f"Ray: {whose}; free: {free()}."
+
+
+def free() -> str:
+    """What of the Ray that this run is on is free, of how much."""
+    all_of_it, now = ray.cluster_resources(), ray.available_resources()
+    kinds = [kind for kind in ("CPU", "GPU") if all_of_it.get(kind)]
+    return ", ".join(f"{now.get(kind, 0):g} of {all_of_it[kind]:g} {kind}s" for kind in kinds) or "no CPU"

@@ -83,6 +83,7 @@ def _together(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
     for attempt in itertools.count():
         try:
             trainer.remove_placement_groups()
+            board.tell(name, f"waiting for {placement.Ask(workers, job['resources'])}")
             result, curve = _fit(job, workers, f"{name}-{attempt}")
             store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
             return

@@ -69,7 +69,7 @@ def launch(
         }
         # One copy a node, which its workers map into memory.
         pictures = {images: ray.put(each) for images, each in decoded.items()}
-        watch, left = Watch(store, progress, rebuild, runtime.until), list(todo)
+        watch, left = Watch(store, progress, rebuild, runtime), list(todo)
         while left and not watch.over:
             jobs = [job | {"config": dataclasses.asdict(trial.config)} for trial in left]
             _tuner(jobs, runtime, pictures, concurrent, store, watch).fit()

@@ -12,13 +12,17 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from ablations import trial as ours
 from ablations.columns import Result
+from ablations.launch import connection
 from ablations.launch.board import Board
 from ablations.launch.drive import RETRIES, cause_of, hopeless
+from ablations.placement import Ask
 from ablations.progress import HALF_DONE, Progress
 from ablations.store import Store, spoiled
+from ablations.terminal import say
 from simsiam.config import Config, Runtime, fingerprint
 
 _BOARD_SECONDS = 1.0  # between two looks at what the trials have told
+_PLACE_SECONDS = 20.0  # that trials may find no place before that is said, and said again
 
 
 class Watch(TrialProgressCallback):
@@ -27,19 +31,17 @@ class Watch(TrialProgressCallback):
     `ended` has the fingerprints of those that are done or have failed.
 
     Args:
-        until: seconds since 1970 at which the trials must have ended; what has not by then is left half done.
+        runtime: of the trials.
     """
 
-    def __init__(
-        self, store: Store, progress: Progress, rebuild: Callable[[bool], None], until: float | None = None
-    ) -> None:
+    def __init__(self, store: Store, progress: Progress, rebuild: Callable[[bool], None], runtime: Runtime) -> None:
         super().__init__()
         self.board, self.ended = Board(), set[str]()
-        self._store, self._progress, self._rebuild, self._until = store, progress, rebuild, until
+        self._store, self._progress, self._rebuild, self._runtime = store, progress, rebuild, runtime
         self._failures: dict[str, tuple[int | None, int]] = {}  # how far a trial was, and how often it failed there
         self._given_up: dict[str, Result] = {}
         self._short = False  # of time: a trial has ended half done
-        self._next = time.monotonic()
+        self._next = self._placed = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks into a state that nothing here reads back
@@ -51,6 +53,17 @@ class Watch(TrialProgressCallback):
         if time.monotonic() > self._next:
             self._read_board()
             self._rebuild(False)
+            self._say_what_is_waited_for(trials)
+
+    def _say_what_is_waited_for(self, trials: list[Any]) -> None:
+        """Where no trial has a place: what one asks for, and what there is."""
+        now, waiting = time.monotonic(), [trial for trial in trials if trial.status == "PENDING"]
+        if not waiting or any(trial.status == "RUNNING" for trial in trials):
+            self._placed = now
+        elif now - self._placed > _PLACE_SECONDS:
+            self._placed = now
+            ask = Ask(self._runtime.workers, waiting[0].config["job"]["resources"])
+            say(f"Waiting: a trial asks for {ask}; free: {connection.free()}.")
 
     def _read_board(self) -> None:
         self._next = time.monotonic() + _BOARD_SECONDS
@@ -72,7 +85,7 @@ class Watch(TrialProgressCallback):
 
     def _failed(self, trial: Any) -> None:
         """A process of a trial has ended. Give the trial up if that was once too often."""
-        config, runtime = _config(trial), Runtime(**trial.config["job"]["runtime"])
+        config = _config(trial)
         name = fingerprint(config)
         if self._store.state(name) == "done":
             return
@@ -80,7 +93,7 @@ class Watch(TrialProgressCallback):
         before, count = self._failures.get(name, (None, 0))
         count = count + 1 if reached == before else 1
         self._failures[name] = reached, count
-        why = ours.failure(cause, runtime.workers, runtime.gpu_fraction)
+        why = ours.failure(cause, self._runtime.workers, self._runtime.gpu_fraction)
         if count > RETRIES or hopeless(cause):
             self._give_up(trial, why)
         else:
@@ -118,7 +131,7 @@ class Watch(TrialProgressCallback):
     @property
     def over(self) -> bool:
         """Whether the time for trials is over."""
-        return self._short or (self._until is not None and time.time() > self._until)
+        return self._short or self._runtime.over
 
 
 def _config(trial: Any) -> Config:

@@ -31,6 +31,8 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
     if device.type == "cuda" and len(nodes) > 1:
         gpu = str(torch.cuda.get_device_properties(device).uuid)
         placement.check_devices(distributed.everyone((node, gpu)))
+    if distributed.rank() == 0 and len(nodes) > 1:
+        board.tell(fingerprint(config), "its workers are there")
     store = Store.at(job["results"])
     cluster.check_that_this_node_sees(store, job["scratch"])
 
