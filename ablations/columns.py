@@ -22,6 +22,9 @@ Result = dict[str, Any]
 _STAMPS = b"stamps"  # the key in a file's metadata
 _DIGESTS = {"fingerprint": re.compile("[0-9a-f]{20}"), "sources": re.compile("[0-9a-f]{16}")}  # files are named by them
 
+# What a Config's field was before it was one: files of an earlier version lack it.
+_EARLIER = {name: field.metadata["earlier"] for name, field in configs.FIELDS.items() if "earlier" in field.metadata}
+
 _TEXT, _REAL, _WHOLE, _TIME = pa.string(), pa.float64(), pa.int64(), pa.timestamp("us", tz="UTC")
 _TYPES = {bool: pa.bool_(), int: _WHOLE, float: _REAL, str: _TEXT}
 
@@ -128,7 +131,14 @@ def decoded(content: bytes, columns: list[str] | None = None) -> list[Result]:
     Raises what pyarrow does if it is damaged, and ValueError for a digest that is none.
     """
     # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
-    lines: list[Result] = pq.ParquetFile(pa.BufferReader(content)).read(columns=columns, use_threads=False).to_pylist()
+    file = pq.ParquetFile(pa.BufferReader(content))
+    there = file.schema_arrow.names
+    lines: list[Result] = file.read(columns=columns, use_threads=False).to_pylist()
+    if "fingerprint" in there:
+        missing = {
+            name: value for name, value in _EARLIER.items() if name not in there and name in (columns or _EARLIER)
+        }
+        lines = [{**line, **missing} for line in lines]
     for name, pattern in _DIGESTS.items():
         for line in lines:
             if name in line and not pattern.fullmatch(line[name] or ""):

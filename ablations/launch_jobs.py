@@ -217,7 +217,7 @@ class _Plan:
         self._rebuild(True)
 
     def _checkpoint(self, trial: Trial) -> int | None:
-        return self._store.checkpoint(trial.fingerprint).modified()
+        return self._store.checkpoint(trial.fingerprint, trial.config.method).modified()
 
 
 def _first_line(jobs: int, device: str, fraction: float | None, threads: int) -> str:

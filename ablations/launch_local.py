@@ -98,7 +98,7 @@ def attempt(
                 config,
                 runtime,
                 pictures=pictures,
-                place=store.checkpoint(fingerprint(config)),
+                place=store.checkpoint(fingerprint(config), config.method),
                 on_epoch=on_epoch,
             )
         store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)

@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import simsiam
+from simsiam.methods import METHODS, SIMSIAM
 
 ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = Path(simsiam.__file__).resolve().parent, Path(__file__).resolve().parent  # apart where Ray brings them
+
+# What a Config is made from, and how its pictures are found and read: their identities stand in the Config.
+_NO_NUMBERS = {"simsiam.methods", "simsiam.recipes", "simsiam.data", "simsiam.buckets", "simsiam.text"}
 
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -46,32 +50,62 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def sources() -> str:
-    """A digest of the code that decides a number, as it was when it was asked for first: simsiam/, ablations/trial.py.
+def sources(method: str = SIMSIAM) -> str:
+    """A digest of the code that decides a number of this method, as it was when it was asked for first.
 
-    Comments, docstrings and layout do not count, nor does the version of Python.
+    That is ablations/trial.py and all that it imports of simsiam/, and the method's own file: another method, recipe
+    or layout of data makes no result stale. What is read into pixels is the data's identity. Comments, docstrings and
+    layout do not count, nor does the version of Python.
     """
     with _once:  # sixteen threads that ask at first would each make it
-        return _sources()
+        return _sources(method)
 
 
 _once = threading.Lock()
 
 
 @functools.cache
-def _sources() -> str:
-    return digest(*_PACKAGES)
+def _sources(method: str) -> str:
+    return digest(*_PACKAGES, method)
 
 
-def digest(science: Path, orchestration: Path) -> str:
+def digest(science: Path, orchestration: Path, method: str = SIMSIAM) -> str:
     """The same of two packages anywhere."""
+    files = {"ablations.trial": orchestration / "trial.py"}
+    own = METHODS[method].module
+    files[own] = science.joinpath(*own.split(".")[1:]).with_suffix(".py")
+    waiting = dict(files)
+    while waiting:
+        name, file = waiting.popitem()
+        files[name] = file
+        waiting |= {each: found for each, found in _imported(science, file) if each not in files}
     code = hashlib.sha256()
-    for file in [*sorted(science.glob("**/*.py")), orchestration / "trial.py"]:
-        package = science if file.is_relative_to(science) else orchestration
-        code.update(file.relative_to(package.parent).as_posix().encode())
-        for word in _words(ast.parse(file.read_text())):
+    for name in sorted(files):
+        code.update(name.encode())
+        for word in _words(_tree(files[name])):
             code.update(word.encode() + b"\0")
     return code.hexdigest()[:16]
+
+
+def _imported(science: Path, file: Path) -> Iterator[tuple[str, Path]]:
+    """Modules of simsiam/ that a file imports and that can decide a number."""
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "simsiam":
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "simsiam"]
+        else:
+            continue
+        for name in names:
+            path = science.joinpath(*name.split(".")[1:])
+            found = next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()), None)
+            if found and name != "simsiam" and not {name, ".".join(name.split(".")[:2])} & _NO_NUMBERS:
+                yield name, found
+
+
+@functools.cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
 
 
 def _words(node: ast.AST) -> Iterator[str]:

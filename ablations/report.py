@@ -33,7 +33,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
         if seeds := [line for line in lines if line["row"] == row.name]:
             paper = "-" if row.paper is None else f"{row.paper:.1f}"
             ours = (spread(seeds, name, digits) for _, name, digits in numbers)
-            stale = ", stale" if any(line["sources"] != provenance.sources() for line in seeds) else ""
+            stale = ", stale" if any(line["sources"] != provenance.sources(line["method"]) for line in seeds) else ""
             cells.append((row.name, paper, *ours, _outcomes(seeds) + stale, _time(seeds)))
     text = [
         f"{table.title} ({table.section}). Linear and kNN top-1 in per cent, time a trial.",

@@ -27,6 +27,7 @@ from ablations.files import Folder
 from ablations.table import Trial, UserError
 from simsiam import config as configs
 from simsiam.config import Config
+from simsiam.methods import METHODS, SIMSIAM
 from simsiam.text import printable
 
 T = TypeVar("T")
@@ -102,31 +103,32 @@ class Store:
         known = self._sources(stamps)
         return _each(lambda fingerprint: self._state(fingerprint, there.__contains__, known), fingerprints)
 
-    def _sources(self, stamps: Mapping[str, Any]) -> dict[str, str]:
-        """Fingerprint -> the sources of its result, of those whose files are the ones that the tables were made of."""
-        found: dict[str, str] = {}
+    def _sources(self, stamps: Mapping[str, Any]) -> dict[str, bool]:
+        """Fingerprint -> whether its result is stale, of those whose files are the ones that tables were made of."""
+        found: dict[str, bool] = {}
         for name in self.table_files():
             content = self.folder.read(name) or b""
             with contextlib.suppress(*_DAMAGED):  # who needs its lines is told
                 its = stamps_in(content)
-                for line in decoded(content, ["fingerprint", "sources"]):
+                for line in decoded(content, _MADE_BY):
                     fingerprint = line["fingerprint"]
                     if fingerprint in its and its[fingerprint] == stamps.get(fingerprint):
-                        found[fingerprint] = line["sources"]
+                        found[fingerprint] = _is_stale(line)
         return found
 
-    def _state(self, fingerprint: str, exists: Callable[[str], bool], known: Mapping[str, str]) -> str:
+    def _state(self, fingerprint: str, exists: Callable[[str], bool], known: Mapping[str, bool]) -> str:
         if exists(_trial(fingerprint)):
-            sources = known.get(fingerprint) or self._sources_of(fingerprint)
-            if sources:
-                return "done" if sources == provenance.sources() else "stale"
+            stale = known[fingerprint] if fingerprint in known else self._stale(fingerprint)
+            if stale is not None:
+                return "stale" if stale else "done"
         if exists(_failed(fingerprint)):
             return "failed"
-        return "half done" if exists(self.checkpoint(fingerprint).name) else "to run"
+        half = any(exists(self.checkpoint(fingerprint, method).name) for method in METHODS)
+        return "half done" if half else "to run"
 
-    def checkpoint(self, fingerprint: str) -> Checkpoint:
-        """The checkpoint of a trial by the sources there are now: others' is not gone on from."""
-        return Checkpoint(self.folder, f"checkpoints/{fingerprint}-{provenance.sources()}.pt")
+    def checkpoint(self, fingerprint: str, method: str) -> Checkpoint:
+        """The checkpoint of a trial of this method by the sources there are now: others' is not gone on from."""
+        return Checkpoint(self.folder, f"checkpoints/{fingerprint}-{provenance.sources(method)}.pt")
 
     def write(self, result: Result, curve: list[Result], *, keep_checkpoint: bool = False) -> None:
         """Keep a finished trial: its curve first, then the file that says it is done.
@@ -142,7 +144,9 @@ class Store:
         self.folder.write(_curve(fingerprint), encoded(CURVE, curve))
         self.folder.write(_trial(fingerprint), encoded(TRIAL, [result]))
         if keep_checkpoint:
-            self.folder.move(self.checkpoint(fingerprint).name, f"kept/{fingerprint}-{result['sources']}.pt")
+            self.folder.move(
+                self.checkpoint(fingerprint, result["method"]).name, f"kept/{fingerprint}-{result['sources']}.pt"
+            )
         self.tidy([fingerprint])
 
     def tidy(self, done: Collection[str]) -> None:
@@ -248,9 +252,10 @@ class Store:
         if ordered:
             self.folder.write(f"{name}.parquet", encoded(COLUMNS, ordered, its))
 
-    def _sources_of(self, fingerprint: str) -> str | None:
-        lines = self._read(_trial(fingerprint), ["sources"])
-        return lines[0]["sources"] if lines else None
+    def _stale(self, fingerprint: str) -> bool | None:
+        """Whether a result is of other sources than these; None if it is not there."""
+        lines = self._read(_trial(fingerprint), _MADE_BY)
+        return _is_stale(lines[0]) if lines else None
 
     def _read_one(self, name: str, fingerprint: str) -> Result | None:
         lines = self._read(name)
@@ -307,9 +312,16 @@ def unfinished(config: Config, outcome: str, message: str) -> Result:
         "fingerprint": configs.fingerprint(config),
         "outcome": outcome,
         "message": printable(message),  # Parquet takes no half of a UTF-16 pair, as names of files may have
-        "sources": provenance.sources(),
+        "sources": provenance.sources(config.method),
         "ended": datetime.datetime.now(datetime.UTC),
     }
+
+
+_MADE_BY = ["fingerprint", "method", "sources"]
+
+
+def _is_stale(line: Result) -> bool:
+    return bool(line["sources"] != provenance.sources(line["method"] or SIMSIAM))
 
 
 def spoiled(result: Result) -> str | None:

@@ -14,8 +14,11 @@ from typing import Any
 from simsiam import config as configs
 from simsiam import recipes
 from simsiam.config import Config
+from simsiam.methods import METHODS
 
 Fields = Mapping[str, Any]
+
+_MOST_AVERAGES = 2 << 30  # bytes of a moving average for each picture (Sec. 5.2)
 
 
 class UserError(ValueError):
@@ -166,7 +169,8 @@ def plan(
     trials = []
     for row in (row for row in table.rows if row.name in chosen):
         for seed in range(seeds):
-            config = _config({**_fields(row, baseline), "seed": seed}, f"Row {row.name} of table {table.name}")
+            fields = _fields(row, baseline, recipe, overrides)
+            config = _config({**fields, "seed": seed}, f"Row {row.name} of table {table.name}")
             trials.append(
                 Trial(
                     table=table,
@@ -182,7 +186,7 @@ def plan(
 
 def recipe(name: str, data: str, overrides: Fields) -> Config:
     """The Config of a recipe on some data, with overrides. Raises UserError."""
-    return _config({"data": data, **recipes.RECIPES[name], **overrides}, f"Recipe {name}")
+    return _config(_with_method({"data": data, **recipes.RECIPES[name]}, name, overrides), f"Recipe {name}")
 
 
 def distinct(trials: Iterable[Trial]) -> dict[str, Trial]:
@@ -199,13 +203,20 @@ def _baseline(table: Table, recipe: str, data: str, overrides: Fields) -> dict[s
         raise UserError(configs.unknown("recipe", recipe, recipes.RECIPES))
     fields = recipes.RECIPES[recipe]
     base = table.base(fields) if callable(table.base) else table.base
-    baseline = {"data": data, **fields, **base, **overrides}
+    baseline = _with_method({"data": data, **fields, **base}, recipe, overrides)
     _config(baseline, f"Recipe {recipe}" + (" with --set" if overrides else ""))
     return baseline
 
 
-def _fields(row: Row, baseline: Fields) -> dict[str, Any]:
-    return {**baseline, **(row.changes(baseline) if callable(row.changes) else row.changes)}
+def _fields(row: Row, baseline: Fields, recipe: str, overrides: Fields) -> dict[str, Any]:
+    changes = row.changes(baseline) if callable(row.changes) else row.changes
+    return _with_method(baseline, recipe, {**(overrides if "method" in changes else {}), **changes})
+
+
+def _with_method(baseline: Fields, recipe: str, chosen: Fields) -> dict[str, Any]:
+    """A baseline with what was chosen over it; where that is a method, over all that the method is by itself."""
+    method = METHODS.get(chosen.get("method", ""))  # the Config refuses an unknown one by name
+    return {**baseline, **(method.fields(recipe, baseline, chosen) if method else {}), **chosen}
 
 
 def _check_that_overrides_act(table: Table, recipe: str, data: str, overrides: Fields) -> None:
@@ -213,8 +224,8 @@ def _check_that_overrides_act(table: Table, recipe: str, data: str, overrides: F
     for name in set(overrides) & set(table.varies):
         without = {other: value for other, value in overrides.items() if other != name}
         try:
-            both = [_baseline(table, recipe, data, each) for each in (overrides, without)]
-            same = all(len({Config(**_fields(row, baseline)) for baseline in both}) == 1 for row in table.rows)
+            both = [(_baseline(table, recipe, data, each), recipe, each) for each in (overrides, without)]
+            same = all(len({Config(**_fields(row, *each)) for each in both}) == 1 for row in table.rows)
         except ValueError:
             continue  # a rule breaks with it or without it: it acts
         if same:
@@ -238,4 +249,11 @@ def _infeasible(config: Config, train_images: int) -> str | None:
     images = config.train_images or train_images
     if config.batch_size > images:
         return f"batch_size must be at most the {images} training images. Got {config.batch_size} instead."
+    steps = images // config.batch_size
+    if config.eta_steps and config.eta_steps >= steps:
+        return f"eta_steps must be below the {steps} steps of an epoch (0 = an epoch). Got {config.eta_steps} instead."
+    if config.queue and config.queue > images / 2:
+        return f"queue must be at most half of the {images} training images. Got {config.queue} instead."
+    if config.eta_momentum is not None and (size := 4 * images * config.dim) > _MOST_AVERAGES:
+        return f"the moving averages of {images} images must have at most {_MOST_AVERAGES:,} bytes. They have {size:,}."
     return None

@@ -84,7 +84,7 @@ def run(
         "started": started,
         "ended": _now(),
         "workers_by_step": " ".join(f"{step}:{workers}" for step, workers in progress.workers),
-        **_machine(runtime),
+        **_machine(config, runtime),
     }
     return result, progress.curve
 
@@ -181,12 +181,12 @@ def _cost(runtime: Runtime, keeper: Keeper) -> Result:
     }
 
 
-def _machine(runtime: Runtime) -> Result:
+def _machine(config: Config, runtime: Runtime) -> Result:
     cuda = runtime.device.startswith("cuda")
     return {
         "data_place": None if runtime.data_path is None else printable(buckets.shown(runtime.data_path)),
         "version": simsiam.__version__,
-        "sources": provenance.sources(),
+        "sources": provenance.sources(config.method),
         "torch": torch.__version__,
         "ray": provenance.version("ray"),
         "cuda": torch.version.cuda if cuda else None,

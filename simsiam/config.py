@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from simsiam.methods import METHODS, SIMSIAM, SWITCHES
 from simsiam.protocols import PROTOCOLS
 
 EAGER, GRAPH, COMPILED = STEPS = "eager", "graph", "compiled"
@@ -25,11 +26,9 @@ EAGER, GRAPH, COMPILED = STEPS = "eager", "graph", "compiled"
 SCHEMA = 1  # Of the fingerprint. Raise it only when the same Config must no longer answer for old results.
 
 
-def _one_of(*choices: Any, default: Any = dataclasses.MISSING, unit: str = "") -> Any:
-    return field(
-        default=default,
-        metadata={"rule": "one of " + ", ".join(map(str, choices)), "choices": choices, "unit": unit},
-    )
+def _one_of(*choices: Any, default: Any = dataclasses.MISSING, unit: str = "", **metadata: Any) -> Any:
+    metadata |= {"rule": "one of " + ", ".join(map(str, choices)), "choices": choices, "unit": unit}
+    return field(default=default, metadata=metadata)
 
 
 def _number(
@@ -107,9 +106,25 @@ class Config:
     pairs_per_image: int = _number(1, 2, default=1)  # Sec. 4.6: 2 is "asym. 2x"
     bn_group: int | None = _number(2, default=None, unit="images a BN statistic is over; None = the global batch")
 
+    # The methods it is compared with (Table 4, Sec. 6.2), and Sec. 5's experiments: simsiam/methods.py
+    method: str = _one_of(*METHODS, default=SIMSIAM, earlier=SIMSIAM)
+    temperature: float | None = _number(0, above=True, default=None, earlier=None, unit="of SimCLR, MoCo, SwAV")
+    queue: int | None = _number(2, default=None, earlier=None, unit="keys of MoCo")
+    shuffle_keys: bool = field(default=True, metadata={"earlier": True})  # MoCo's Shuffling BN
+    prototypes: int | None = _number(2, default=None, earlier=None, unit="of SwAV")
+    target_momentum: float | None = _number(0, 0.99999, default=None, earlier=None, unit="of MoCo's, BYOL's encoder")
+    eta_steps: int | None = _number(
+        0, default=None, earlier=None, unit="steps between two updates of eta; 0 = an epoch"
+    )
+    eta_momentum: float | None = _number(0, 0.9999, default=None, earlier=None, unit="of a picture's eta")
+    eta_normalised: bool = field(default=True, metadata={"earlier": True})  # whether z/||z|| is averaged, or z
+    eta_start: str = _one_of("first", "zero", default="first", earlier="first")  # a picture's first z, or zero
+
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, _checked(f.name, getattr(self, f.name)))
+        for name, neutral in _other_methods(self).items():
+            object.__setattr__(self, name, neutral)
         _check_together(self)
         for name, neutral in _inert(self).items():
             object.__setattr__(self, name, neutral)
@@ -219,11 +234,16 @@ def _kind(name: str) -> tuple[type, bool]:
 
 
 def _complaint(name: str, value: Any) -> str:
-    kind, optional = _kind(name)
+    optional = _kind(name)[1]
+    return f"The field '{name}' must be {_wanted(name)}{' or none' if optional else ''}. Got {value!r} instead."
+
+
+def _wanted(name: str) -> str:
+    """What a field's value must be, in words."""
+    kind, _ = _kind(name)
     what = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
     rule = FIELDS[name].metadata.get("rule", "")
-    rule = rule if rule.startswith("one of") else f"{what} {rule}".strip()
-    return f"The field '{name}' must be {rule}{' or none' if optional else ''}. Got {value!r} instead."
+    return rule if rule.startswith("one of") else f"{what} {rule}".strip()
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -248,6 +268,11 @@ def _checked(name: str, value: Any) -> Any:
 
 def _check_together(config: Config) -> None:
     """Rules between fields."""
+    for name in METHODS[config.method].acts:
+        if SWITCHES[name] is None and getattr(config, name) is None:
+            raise ValueError(f"method={config.method} needs {name}, {_wanted(name)}. Got None instead.")
+    if config.method == "byol" and config.target_momentum == 0:
+        raise ValueError("method=byol needs target_momentum above 0. Got 0.0 instead: that is method=simsiam.")
     if config.predictor != "none" and config.predictor_hidden is None:
         raise ValueError(f"predictor={config.predictor} needs predictor_hidden, a whole number. Got None instead.")
     if config.predictor == "mlp" and config.predictor_lr is None:
@@ -264,8 +289,14 @@ def _check_together(config: Config) -> None:
         )
 
 
+def _other_methods(config: Config) -> dict[str, Any]:
+    """Fields of other methods than this Config's, with the value they are given."""
+    acts = METHODS[config.method].acts
+    return {name: neutral for name, neutral in SWITCHES.items() if name not in acts}
+
+
 def _inert(config: Config) -> dict[str, Any]:
-    """Fields that cannot act in this Config, with the value they are given."""
+    """Fields that cannot act beside the others of this Config, with the value they are given."""
     inert: dict[str, Any] = {}
     if config.eval_every is not None:  # the last epoch is evaluated always
         every = min(config.eval_every, config.epochs)

@@ -34,13 +34,28 @@ def total(x: Tensor) -> Tensor:
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all workers in rank order, x of shape (n_w, ...) with n_w differing between workers -> (sum n_w, ...)."""
+    """Rows of all workers in rank order, x of shape (n_w, ...) with n_w differing between workers -> (sum n_w, ...).
+
+    What each worker makes of them has a part in the gradient.
+    """
     if world_size() == 1:
         return x
-    counts = [int(n) for n in stack(torch.tensor([len(x)], device=x.device)).flatten()]
-    padded = x.new_zeros((max(counts), *x.shape[1:]))
-    padded[: len(x)] = x
-    return torch.cat([part[:n] for part, n in zip(stack(padded), counts, strict=True)])
+    gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        counts = [int(n) for n in stack(torch.tensor([len(x)], device=x.device)).flatten()]
+        ctx.first, ctx.rows = sum(counts[: rank()]), len(x)
+        padded = x.new_zeros((max(counts), *x.shape[1:]))
+        padded[: len(x)] = x
+        return torch.cat([part[:n] for part, n in zip(stack(padded), counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Tensor:
+        return total(gradient[0])[ctx.first : ctx.first + ctx.rows]
 
 
 def stack(x: Tensor) -> Tensor:

@@ -32,10 +32,14 @@ def lr(config: Config, group: str, epoch: float) -> float:
     return config.lr * cosine((epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs))
 
 
-def optimizer(model: SimSiam, config: Config) -> torch.optim.Optimizer:
-    """SGD or LARS over f and what is trained of h. Weight decay is on every parameter, BN included (App. A)."""
+def optimizer(model: SimSiam, config: Config, others: Iterable[Tensor] = ()) -> torch.optim.Optimizer:
+    """SGD or LARS over f and what is trained of h. Weight decay is on every parameter, BN included (App. A).
+
+    Args:
+        others: what a method trains besides, with f's learning rate.
+    """
     groups: list[dict[str, Any]] = [
-        {"name": "encoder", "params": [*model.backbone.parameters(), *model.projector.parameters()]}
+        {"name": "encoder", "params": [*model.backbone.parameters(), *model.projector.parameters(), *others]}
     ]
     trained = [p for p in model.predictor.parameters() if p.requires_grad]
     if trained:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
-from simsiam import checkpoint, distributed, monitor, objective, optim, randomness, views
+from simsiam import checkpoint, distributed, monitor, optim, randomness, views
+from simsiam import method as methods
 from simsiam.checkpoint import Keeper
 from simsiam.config import COMPILED, EAGER, Config, Runtime
 from simsiam.graph import Graphed
@@ -49,11 +52,12 @@ class Progress:
     workers: list[tuple[int, int]] = field(default_factory=list)
 
 
-def train_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, config: Config) -> Tensor:
+def train_step(
+    method: nn.Module, optimizer: Optimizer, x: Tensor, config: Config, drawn: Tensor | None = None
+) -> Tensor:
     """One step of Algorithm 1 on this worker's share of a batch, views x (V, b, 3, H, W) -> the mean loss, ()."""
     with arithmetic(config.precision, x.device):
-        p, z = model(x)  # h(f(x)) and f(x), V tensors of shape (b, d) each
-        loss = objective.loss(p, z, config).sum()
+        loss = method(x, drawn).sum()  # SimSiam's of a picture: D(p1, z2) / 2 + D(p2, z1) / 2
         optimizer.zero_grad()
         (loss * distributed.world_size() / config.batch_size).backward()  # workers' gradients are averaged
     optimizer.step()
@@ -91,17 +95,19 @@ class _Run:
         self.config, self.train, self.test, self.keeper = config, train, test, keeper
         self.device = torch.device(runtime.device)
         self.dtype = WEIGHTS[config.precision]
-        self.model = SimSiam(config).to(self.device, self.dtype)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.parallel: torch.nn.Module = self.model
+        self.method = methods.build(config, len(train)).to(self.device, self.dtype)
+        self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self.method.model
+        self.parallel: nn.Module = self.method
         if distributed.world_size() > 1:
             # DDP puts its buckets into another order after the first step, so a run that goes on adds up in another
             # order than one that never stopped. It does not where it looks for unused parameters, which takes time:
             # where runs are the same bit for bit, on CPUs.
             self.parallel = DistributedDataParallel(
-                self.model, broadcast_buffers=False, find_unused_parameters=self.device.type == "cpu"
+                self.method, broadcast_buffers=False, find_unused_parameters=self.device.type == "cpu"
             )
-        self.optimizer = optim.optimizer(self.model, config)
+        own = (p for name, p in self.method.named_parameters() if not name.startswith("model."))
+        self.optimizer = optim.optimizer(self.model, config, [p for p in own if p.requires_grad])
         optim.place_lr(self.optimizer, self.device)
         self.progress = Progress()
         self.steps_per_epoch = len(train) // config.batch_size
@@ -122,7 +128,7 @@ class _Run:
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
         if state := self.keeper.resume():
-            self.model.load_state_dict(state["model"])
+            self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             optim.place_lr(self.optimizer, self.device)
             self.progress = Progress(**state["progress"])
@@ -137,7 +143,7 @@ class _Run:
         """A checkpoint, if it is time for one. `of_epoch` says how far the epoch under way is."""
         self.keeper.save(
             lambda: {
-                "model": self.model.state_dict(),
+                "method": self.method.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "progress": dataclasses.asdict(self.progress) | of_epoch(),
             },
@@ -145,19 +151,25 @@ class _Run:
         )
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
-        """What each step from here on trains on: what was drawn for its views (V, b, D), and what its crops are of."""
-        config, first = self.config, self.progress.step
-        fetched = self.train.stream(chunk for _, chunk in _chunks(config, len(self.train), first, self.steps_per_epoch))
-        for epoch, chunk in _chunks(config, len(self.train), first, self.steps_per_epoch):
+        """What each step from here on trains on: what was drawn for its views (V, b, D), what its crops are of, and, if
+        the method draws, what it drew."""
+        config, where = self.config, (len(self.train), self.progress.step, self.steps_per_epoch)
+        fetched = self.train.stream(chunk for *_, chunk in _chunks(config, *where))
+        for epoch, step, chunk in _chunks(config, *where):
             drawn = np.stack([views.draw(config, epoch, chunk.ids, view) for view in range(config.views)])
+            besides: Iterator[tuple[Tensor, ...]] = itertools.repeat(())
+            if self.method.draws:
+                numbers = [self.method.draw(ids, epoch, step + i) for i, ids in enumerate(chunk.batches)]
+                besides = ((each,) for each in upload(np.stack(numbers), self.device))
             for each in chunk.split(upload(drawn, self.device), 1):
-                yield each, *next(fetched)
+                yield each, *next(fetched), *next(besides)
 
-    def _step(self, drawn: Tensor, *fetched: Tensor) -> Tensor:
+    def _step(self, drawn: Tensor, *given: Tensor) -> Tensor:
         """Views of one batch, and a step on them -> the mean loss, ()."""
+        fetched, besides = (given[:-1], given[-1]) if self.method.draws else (given, None)
         crops = self.train.crops(fetched)
         x = torch.stack([self.augment(*each, self.config) for each in zip(crops, drawn, strict=True)])
-        return train_step(self.parallel, self.optimizer, x.to(self.dtype), self.config)
+        return train_step(self.parallel, self.optimizer, x.to(self.dtype), self.config, besides)
 
     def epoch(self, batches: Iterator[tuple[Tensor, ...]]) -> None:
         """The rest of the epoch under way, and its line of the curve."""
@@ -165,12 +177,13 @@ class _Run:
         epoch = progress.step // steps
         losses = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
         begun = time.monotonic() - progress.train_seconds
-        self.model.train()
+        self.method.train()
         while progress.step < (epoch + 1) * steps:
             step = progress.step % steps
             optim.set_lr(self.optimizer, self.config, progress.step / steps)
             losses.add_(self.train_on(*next(batches)))
             progress.step += 1
+            self.method.update(progress.step, self.config.epochs * steps)
             if step % checkpoint.EVERY == checkpoint.EVERY - 1 and step != steps - 1:
                 self.save(lambda: {"loss_sum": float(losses), "train_seconds": time.monotonic() - begun})
         loss, seconds = float(losses) / steps, time.monotonic() - begun
@@ -197,8 +210,9 @@ class _Run:
         }
 
 
-def _chunks(config: Config, images: int, first: int, steps: int) -> Iterator[tuple[int, Chunk]]:
-    """An epoch and this worker's share of batches of it, from step `first` to the end, with the crop of each view.
+def _chunks(config: Config, images: int, first: int, steps: int) -> Iterator[tuple[int, int, Chunk]]:
+    """An epoch, a step of it, and this worker's share of batches from there on, with the crop of each view; from step
+    `first` of all to the end.
 
     The last incomplete batch of an epoch is dropped.
     """
@@ -209,4 +223,5 @@ def _chunks(config: Config, images: int, first: int, steps: int) -> Iterator[tup
         batches = [order[step * size :][part] for step in range(begin, steps)]
         crops = [views.RandomCrop(config.seed, epoch, view, config.crop_min_area) for view in range(config.views)]
         for chunk in chunks(batches, crops):
-            yield epoch, chunk
+            yield epoch, begin, chunk
+            begin += len(chunk.batches)

@@ -180,7 +180,7 @@ def _code() -> str:
     packages = [copy / package.__name__ for package in (simsiam, ablations)]
     for package, to in zip((simsiam, ablations), packages, strict=True):
         shutil.copytree(package.__path__[0], to, ignore=shutil.ignore_patterns("__pycache__"))
-    if provenance.digest(*packages) != provenance.sources():
+    if provenance.digest(packages[0], packages[1]) != provenance.sources():
         raise UserError("The code was edited while the command began. Give the command again.")
     return str(copy)
 

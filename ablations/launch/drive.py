@@ -77,7 +77,8 @@ def _together(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
     What dies is started again from the last checkpoint, as often as it gets further in between; a worker group that
     finds no place, with the workers that fit. Each time after that, all workers are asked for again.
     """
-    name, checkpoint, board = fingerprint(config), store.checkpoint(fingerprint(config)), job["board"]
+    name, board = fingerprint(config), job["board"]
+    checkpoint = store.checkpoint(name, config.method)
     os.environ[PATIENCE] = str(job["patience"])
     workers, least, failures, reached = runtime.workers, 1, 0, checkpoint.modified()
     for attempt in itertools.count():

@@ -89,7 +89,7 @@ class Watch(TrialProgressCallback):
         name = fingerprint(config)
         if self._store.state(name) == "done":
             return
-        cause, reached = cause_of(_error(trial)), self._store.checkpoint(name).modified()
+        cause, reached = cause_of(_error(trial)), self._store.checkpoint(name, config.method).modified()
         before, count = self._failures.get(name, (None, 0))
         count = count + 1 if reached == before else 1
         self._failures[name] = reached, count

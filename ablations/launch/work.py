@@ -44,7 +44,7 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
         config,
         runtime,
         pictures=_pictures(job, runtime),
-        place=store.checkpoint(fingerprint(config)),
+        place=store.checkpoint(fingerprint(config), config.method),
         on_epoch=on_epoch,
         hurry=Notices(nodes),
     )

@@ -9,5 +9,12 @@ ORDER = (
     "symmetrization",
     "output_dim",
     "epochs",
+    "alternation",
+    "expectation",
+    "methods",
+    "relations",
+    "cifar_methods",
+    "augmentation",
+    "depth",
     "bn_group",
 )

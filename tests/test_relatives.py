@@ -1,0 +1,353 @@
+"""The methods that SimSiam is compared with, each against lightly's and by hand; and what all of them share."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import lightly.loss
+import numpy as np
+import pytest
+import tiny
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from lightly.loss.memory_bank import MemoryBankModule
+from lightly.loss.swav_loss import sinkhorn as lightlys_sinkhorn
+from lightly.models.utils import update_momentum
+from torch import Tensor
+
+from ablations import table as tables
+from ablations import trial as trials
+from ablations.table import UserError
+from simsiam import config as configs
+from simsiam import data, method, optim, pretrain
+from simsiam.config import Config, Runtime
+from simsiam.methods import METHODS, SWITCHES
+from simsiam.relatives import moco, simclr, swav
+from simsiam.relatives.byol import BYOL
+from simsiam.relatives.moco import MoCo
+from simsiam.relatives.swav import SwAV
+
+RELATIVES = ("simclr", "moco", "byol", "swav")
+OTHERS = (*RELATIVES, "alternation", "expectation")
+SMALL = tiny.FIELDS | {"precision": "float64", "batch_size": 64, "prototypes": 16, "queue": 128, "projector_hidden": 16}
+
+
+def config(name: str, **changes: Any) -> Config:
+    """A tiny trial of a method, as `--set method=` plans it."""
+    chosen = {name: value for name, value in SMALL.items() if SWITCHES.get(name, "") is not None}
+    needed = {field: SMALL[field] for field in METHODS[name].acts if field in SMALL} | {"dim": 16}
+    needed |= {"eta_steps": 3} if name == "alternation" else {}
+    return tables.recipe("digits", data.locate(None).name, {"method": name, **chosen, **needed, **changes})
+
+
+def two(n: int = 12, d: int = 7, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+# Losses.
+
+
+def test_nt_xent_is_lightlys() -> None:
+    z = two()
+    expected = lightly.loss.NTXentLoss(temperature=0.5)(*z)
+    assert simclr.nt_xent(z, z, 0.5).mean() == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_nt_xent_by_hand_with_a_predictor() -> None:
+    (p1, p2), (z1, z2) = two(seed=1), two(n=12)
+
+    def unit(x: Tensor) -> np.ndarray[Any, Any]:
+        return (x / x.norm(dim=1, keepdim=True)).numpy()
+
+    every = np.concatenate([unit(z1), unit(z2)])
+    found = simclr.nt_xent([p1, p2], [z1, z2], 0.2)
+    for i in range(12):
+        losses = []
+        for p, own, other in ((unit(p1), i, i + 12), (unit(p2), i + 12, i)):
+            weights = np.exp(every @ p[i] / 0.2)
+            losses.append(-np.log(weights[other] / (weights.sum() - weights[own])))
+        assert float(found[i]) == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_sinkhorn_is_lightlys_and_uses_all_prototypes_equally() -> None:
+    scores = F.normalize(torch.randn(32, 9, generator=torch.Generator().manual_seed(0)), dim=1)
+    found = swav.sinkhorn(scores)
+    torch.testing.assert_close(found, lightlys_sinkhorn(scores.clone()))
+    torch.testing.assert_close(found.sum(1), torch.ones(32))
+    assert found.sum(0).std() < F.softmax(scores / swav.EPSILON, 1).sum(0).std()
+
+
+def built(of: Config) -> method.Method:
+    return method.build(of, 300).double().train()
+
+
+def test_swavs_loss_is_lightlys() -> None:
+    ours = built(config("swav"))
+    assert isinstance(ours, SwAV)
+    x = torch.randn(2, 64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, z = copy.deepcopy(ours.model)(x)
+        prototypes = F.normalize(ours.prototypes.weight, dim=1)
+        scores = [F.normalize(each, dim=1) @ prototypes.T for each in z]
+        expected = lightly.loss.SwaVLoss(temperature=0.1)(scores, [])
+        # lightly's code of a view is of as many decimals as its own loop in float64 gives.
+        assert ours(x).mean() == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_mocos_loss_is_lightlys_against_the_same_queue() -> None:
+    ours = built(config("moco", shuffle_keys=False))
+    assert isinstance(ours, MoCo)
+    x = torch.randn(2, 64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, z = copy.deepcopy(ours.model)(x)
+        keys = [copy.deepcopy(ours.target).f(view) for view in x]
+        expected = []
+        for query, key in ((z[0], keys[1]), (z[1], keys[0])):
+            theirs = lightly.loss.NTXentLoss(temperature=0.1, memory_bank_size=(128, 16))
+            theirs.memory_bank.bank, theirs.memory_bank.bank_ptr = (
+                ours.queue.clone(),
+                torch.zeros(1, dtype=torch.int64),
+            )
+            expected.append(float(theirs(query, key.detach())))
+        found = ours(x, torch.from_numpy(ours.draw(np.arange(64), 0, 0)))
+    assert float(found.mean()) == pytest.approx(np.mean(expected), rel=1e-6)
+
+
+def test_mocos_queue_is_lightlys_memory_bank() -> None:
+    ours = built(config("moco", queue=100))
+    assert isinstance(ours, MoCo)
+    theirs = MemoryBankModule(size=(100, 16))
+    theirs.bank, theirs.bank_ptr = ours.queue.clone(), torch.zeros(1, dtype=torch.int64)
+    for step in range(5):
+        ours._keys = F.normalize(two(n=25, d=16, seed=step)[0], dim=1)
+        theirs(ours._keys.clone(), update=True)
+        ours.update(step + 1, 5)
+        torch.testing.assert_close(ours.queue, theirs.bank.double())
+
+
+def test_keys_in_another_order_are_put_back() -> None:
+    ours = built(config("moco"))
+    assert isinstance(ours, MoCo)
+    ours.target.eval()  # else BN makes a key depend on its group, which is why the order is changed
+    x = torch.randn(64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    order = torch.from_numpy(ours.draw(np.arange(64), 0, 3))
+    assert sorted(order.tolist()) == list(range(64)) != order.tolist()
+    torch.testing.assert_close(ours._key(x, order), moco._unit(ours.target.f(x)))
+    ours.target.train()
+    assert (ours._key(x, order) - ours._key(x, torch.arange(64))).abs().max() > 1e-3
+
+
+def test_a_key_in_the_order_of_its_query_is_told_by_the_statistics_of_its_group() -> None:
+    # One group of BN, and so one shift of all features, for the query and for the key: an untrained network sees those
+    # of its own group as nearer than the others.
+    ours, nearest = {}, {}
+    for shuffled in (False, True):
+        ours[shuffled] = built(config("moco", shuffle_keys=shuffled))
+    x = torch.randn(64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    order = torch.from_numpy(ours[True].draw(np.arange(64), 0, 0))
+    for shuffled, each in ours.items():
+        assert isinstance(each, MoCo)
+        query, keys = moco._unit(each.model.f(x)).detach(), each._key(torch.roll(x, 1, 3), order)
+        same = (torch.arange(64)[:, None] // 8 == torch.arange(64)[None] // 8) & ~torch.eye(64, dtype=torch.bool)
+        cosine = query @ keys.T
+        nearest[shuffled] = float(cosine[same].mean() - cosine[~same].mean())
+    assert abs(nearest[True]) < abs(nearest[False])
+
+
+@pytest.mark.parametrize("name", ["byol", "moco"])
+def test_the_momentum_encoder_moves_as_lightlys(name: str) -> None:
+    of = config(name, target_momentum=0.9)
+    ours, x = built(of), torch.randn(2, 64, 3, 8, 8, dtype=torch.float64)
+    theirs = copy.deepcopy(ours.target)
+    drawn = torch.from_numpy(ours.draw(np.arange(64), 0, 0)) if ours.draws else None
+    optimizer = optim.optimizer(ours.model, of)
+    for step in range(1, 4):
+        pretrain.train_step(ours, optimizer, x, of, drawn)
+        ours.update(step, 10)
+        momentum = 1 - 0.1 * (math.cos(math.pi * step / 10) + 1) / 2 if name == "byol" else 0.9
+        update_momentum(ours.model, theirs, momentum)
+        for a, b in zip(ours.target.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_byols_loss_is_its_own_up_to_its_scale() -> None:
+    ours = built(config("byol"))
+    assert isinstance(ours, BYOL)
+    x = torch.randn(2, 64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        p, _ = copy.deepcopy(ours.model)(x)
+        z = [copy.deepcopy(ours.target).f(view) for view in x]
+        squares = [
+            (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1) for a, b in zip(p, z[::-1], strict=True)
+        ]
+        torch.testing.assert_close(ours(x), (squares[0] + squares[1]) / 4 - 1)
+
+
+# Fields.
+
+
+def test_choosing_a_method_takes_all_that_it_is() -> None:
+    found = tables.recipe("imagenet", "imagenet@x", {"method": "simclr"})
+    assert (found.predictor, found.stop_gradient, found.optimizer, found.batch_size) == ("none", False, "lars", 4096)
+    assert (found.projector_layers, found.temperature, found.lr) == (3, 0.1, pytest.approx(4.8))
+    assert tables.recipe("imagenet", "imagenet@x", {"method": "simclr", "base_lr": 0.1, "epochs": 7}).lr == 1.6
+    moco = tables.recipe("imagenet", "imagenet@x", {"method": "moco", "batch_size": 512})
+    assert (moco.bn_group, moco.queue, moco.predictor_hidden, moco.batch_norm) == (64, 65536, None, "none")
+    lengths = [tables.recipe("imagenet", "imagenet@x", {"method": "byol", "epochs": n}) for n in (100, 200, 400, 800)]
+    assert [each.base_lr for each in lengths] == [0.45, 0.3, 0.2, 0.2]
+    assert [each.target_momentum for each in lengths] == [0.99, 0.99, 0.996, 0.996]
+
+
+def test_fields_of_another_method_change_no_trial() -> None:
+    plain = tiny.config()
+    assert configs.fingerprint(tiny.config(temperature=0.3, queue=64, eta_momentum=0.5)) == configs.fingerprint(plain)
+    assert config("simclr", queue=99) == config("simclr")
+    assert config("simclr") != plain
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_recipe_gives_a_method_all_that_it_needs(name: str) -> None:
+    for recipe in tables.recipes.RECIPES:
+        chosen = {"method": name, **({"eta_steps": 3} if name == "alternation" else {})}
+        assert tables.recipe(recipe, "x@0", chosen).method == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "byol", "target_momentum": 0.0}, "target_momentum above 0.*that is method=simsiam"),
+        ({"method": "simclr", "temperature": None}, "method=simclr needs temperature, a number above 0"),
+        ({"method": "dino"}, "'method' must be one of simsiam, simclr, moco, byol, swav, alternation, expectation"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tables.recipe("digits", "digits@x", changes)
+
+
+# Whole trials.
+
+
+def run(of: Config, place: tiny.Memory | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    decoded = trials.shared(data.locate(None), [of])[of.train_images]
+    assert decoded is not None
+    return trials.run(
+        of, Runtime(checkpoint_seconds=0), pictures=decoded, place=place or tiny.Memory(), on_epoch=lambda line: None
+    )
+
+
+def science(curve: list[dict[str, Any]]) -> list[Any]:
+    return [[line[name] for name in ("loss", "z_std", "effective_rank", "knn_top1")] for line in curve]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_killed_and_resumed_it_is_bit_for_bit_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = config(name, epochs=3, precision="float32")
+    monkeypatch.setattr(pretrain.checkpoint, "EVERY", 1)  # within an epoch, and within a cycle of the alternation
+    undisturbed = science(run(of)[1])
+    for die_at in (2, 6):
+        place = tiny.Memory(die_at=die_at)
+        with pytest.raises(KeyboardInterrupt):
+            run(of, place)
+        assert science(run(of, place)[1]) == undisturbed
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store{world}", rank=rank, world_size=world)
+    found = {name: science(run(config(name, train_images=301))[1]) for name in OTHERS}
+    torch.save(found, Path(folder) / f"{world}-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+@pytest.mark.timeout(600)
+def test_two_and_three_workers_come_to_what_one_does(tmp_path: Path) -> None:
+    for world in (1, 2, 3):
+        mp.spawn(work, (world, str(tmp_path)), nprocs=world)
+    single = torch.load(tmp_path / "1-0.pt")
+    for world in (2, 3):
+        for rank in range(world):
+            found = torch.load(tmp_path / f"{world}-{rank}.pt")
+            for name in OTHERS:
+                np.testing.assert_allclose(found[name], single[name], rtol=1e-6, err_msg=name)
+
+
+# Sec. 5.2.
+
+
+def test_an_alternation_of_one_step_is_simsiam_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+    for of in (config("alternation", eta_steps=1, epochs=2), tiny.config(**SMALL_OF_SIMSIAM)):
+        decoded = trials.shared(data.locate(None), [of])[of.train_images]
+        images = trials.loader.load(decoded, of, Runtime())  # type: ignore[arg-type]
+        model, progress = pretrain.pretrain(of, Runtime(), *images, keeper=tiny.keeper(of), on_epoch=lambda line: None)
+        states.append((science(progress.curve), model.state_dict()))
+    assert states[0][0] == states[1][0]
+    for name, value in states[1][1].items():  # running statistics included
+        assert torch.equal(states[0][1][name], value), name
+
+
+SMALL_OF_SIMSIAM = {"precision": "float64", "batch_size": 64, "epochs": 2}
+
+
+def test_the_first_step_of_a_cycle_is_the_first_with_new_weights() -> None:
+    of = config("alternation", eta_steps=10)
+    ours, x = built(of), torch.randn(2, 64, 3, 8, 8, dtype=torch.float64)
+    optimizer, used = optim.optimizer(ours.model, of), []
+    start = [p.clone() for p in ours.model.parameters()]
+    for step in range(1, 22):
+        used.append([p.clone() for p in ours.eta.parameters()])  # by step number `step`
+        if step in (11, 21):
+            now = list(ours.model.parameters())
+            assert all(torch.equal(a, b) for a, b in zip(used[-1], now, strict=True))
+        pretrain.train_step(ours, optimizer, x, of)
+        ours.update(step, 100)
+    same = [all(torch.equal(a, b) for a, b in zip(each, start, strict=True)) for each in used]
+    assert same == [True] * 10 + [False] * 11
+    changes = [
+        n + 1 for n in range(1, 21) if any(not torch.equal(a, b) for a, b in zip(used[n - 1], used[n], strict=True))
+    ]
+    assert changes == [11, 21]
+
+
+def test_an_expectation_with_momentum_0_is_no_predictor() -> None:
+    none = science(run(tiny.config(**SMALL_OF_SIMSIAM, predictor="none"))[1])
+    found = science(run(config("expectation", eta_momentum=0.0, epochs=2))[1])
+    np.testing.assert_allclose(found, none, rtol=1e-9)
+
+
+def test_an_expectation_is_a_moving_average_of_each_picture() -> None:
+    of = config("expectation", eta_momentum=0.75)
+    ours = built(of)
+    ids, seen = torch.arange(64), []
+    for step in range(3):
+        x = torch.randn(2, 64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        with torch.no_grad():
+            z = [F.normalize(each, dim=1) for each in copy.deepcopy(ours.model)(x)[1]]
+            seen.append((z[0] + z[1]) / 2)
+            ours(x, ids)
+        ours.update(step + 1, 9)
+    expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
+    torch.testing.assert_close(ours.averages[:64], expected)
+    assert not ours.averages[64:].any()
+
+
+def test_averages_that_no_memory_holds_are_refused() -> None:
+    (trial,) = tables.plan(
+        tables.get("expectation"),
+        recipe="imagenet",
+        data="x@0",
+        train_images=1_281_167,
+        overrides={},
+        rows=["with"],
+    )
+    assert trial.infeasible is not None
+    assert "must have at most 2,147,483,648 bytes. They have 10,495,320,064" in trial.infeasible
