@@ -21,6 +21,7 @@ import torchvision
 from simsiam import monitor, optim, precision, pretrain, views
 from simsiam.config import COMPILED, EAGER, GRAPH, Config, Runtime
 from simsiam.loader import InMemory
+from simsiam.method import Method
 from simsiam.model import SimSiam
 from simsiam.protocols import PROTOCOLS
 from simsiam.recipes import RECIPES
@@ -77,7 +78,7 @@ class Run:
         runtime = Runtime(device="cuda", step=step)
         never: Any = _Never()
         self.run = pretrain._Run(of, runtime, train, test, never)
-        self.run.model.train()
+        self.run.method.train()
         self.of, self.batches = of, self.run.batches()
 
     def step(self) -> None:
@@ -132,12 +133,12 @@ def forward_backward() -> dict[str, float]:
     for kind in ("bfloat16", "tf32", "float32"):
         for memory in (torch.contiguous_format, torch.channels_last):
             of = config(precision=kind)
-            model = SimSiam(of).cuda().to(memory_format=memory)  # type: ignore[call-overload]
-            optimizer = optim.optimizer(model, of)
+            method = Method(of, IMAGES).cuda().to(memory_format=memory)  # type: ignore[call-overload]
+            optimizer = optim.optimizer(method.model, of)
             x = torch.randn(2, 512, 3, 32, 32, device=CUDA)
             layout = "NHWC" if memory == torch.channels_last else "NCHW"
             found[f"step {kind} {layout} eager, ms"] = milliseconds(
-                lambda model=model, optimizer=optimizer, x=x, of=of: pretrain.train_step(model, optimizer, x, of), 8
+                lambda method=method, optimizer=optimizer, x=x, of=of: pretrain.train_step(method, optimizer, x, of), 8
             )
     return found
 

@@ -49,7 +49,7 @@ def ours(size: int, batch: int, precision: str, step: str) -> Iterator[torch.Ten
     runtime = Runtime(device=device, threads=torch.get_num_threads(), step=step)
     keeper = Keeper(config, _Nowhere(), seconds=1e9)
     run = pretrain._Run(config, runtime, images, images, keeper)
-    run.model.train()
+    run.method.train()
     for drawn in run.batches():
         yield run.train_on(*drawn)
 

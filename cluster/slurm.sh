@@ -24,9 +24,9 @@ wait_for() {
   done
 }
 
-# A temporary folder of each node's own, for this user alone: /tmp/ray can be written by all users of a machine, and the
-# code lies there.
-in_own_folder='folder=$(mktemp --directory /tmp/ray-XXXXXXXX) && trap "rm -rf $folder" EXIT && "$@" --temp-dir=$folder'
+# Ray lets all users of a machine write in its temporary folder, where the code lies, so it is within one of this user
+# alone.
+in_own_folder='folder=$(mktemp --directory /tmp/ray-XXXXXXXX) && trap "rm -rf $folder" EXIT && "$@" --temp-dir=$folder/r'
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" bash -c "$in_own_folder" bash \
   ray start --head --port=6379 --dashboard-host=127.0.0.1 --block &
 wait_for ray health-check --address="$RAY_ADDRESS"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simsiam import objective
 from simsiam.config import Config
-from simsiam.method import Method, frozen_copy, move
+from simsiam.method import Method, momentum_encoder, move
 
 
 class Alternation(Method):
@@ -19,7 +19,7 @@ class Alternation(Method):
 
     def __init__(self, config: Config, images: int) -> None:
         super().__init__(config, images)
-        self.eta = frozen_copy(self.model)
+        self.eta = momentum_encoder(config)
         self._cycle = config.eta_steps or images // config.batch_size
 
     def forward(self, x: Tensor, drawn: Tensor | None = None) -> Tensor:

@@ -7,7 +7,6 @@ the views of a batch, gradients of it, and a state that is moved between two ste
 
 from __future__ import annotations
 
-import copy
 import importlib
 from typing import Any, ClassVar
 
@@ -63,9 +62,9 @@ def build(config: Config, images: int) -> Method:
     return method
 
 
-def frozen_copy(model: nn.Module) -> Any:
-    """A momentum encoder as it starts: the same weights, without gradients, and running statistics of its own."""
-    return copy.deepcopy(model).requires_grad_(False)
+def momentum_encoder(config: Config) -> SimSiam:
+    """f as it starts, since a seed gives the same weights; without gradients, with running statistics of its own."""
+    return SimSiam(config).requires_grad_(False)
 
 
 @torch.no_grad()

@@ -166,7 +166,7 @@ METHODS: dict[str, Method] = {
             "small": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, prototypes=128),
             "cifar10": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, prototypes=512),
             "cifar10_short": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, prototypes=512),
-            "digits": dict(**_DIGITS, temperature=0.1, prototypes=64),
+            "digits": dict(**_DIGITS, temperature=0.2, prototypes=32),
         },
     ),
     # Sec. 5.2: eta is made by weights of some steps ago, as in an alternation of k-step SGD.

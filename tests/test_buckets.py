@@ -169,9 +169,9 @@ def test_a_bucket_out_of_reach_for_a_while_loses_nothing(folder: Folder, monkeyp
     assert folder.read("before") == b"1"
     assert failing == 0
     failing = 3
-    Store(folder).checkpoint("x").write(b"2")
+    Store(folder).checkpoint("x", "simsiam").write(b"2")
     assert failing == 0
-    assert Store(folder).checkpoint("x").read() == b"2"
+    assert Store(folder).checkpoint("x", "simsiam").read() == b"2"
     failing = 1_000_000
     monkeypatch.setattr(buckets, "PATIENCE", 0.3)
     with pytest.raises(OSError, match="NETWORK_CONNECTION"):

@@ -22,7 +22,7 @@ from ablations.table import plan
 from simsiam import data, loader, monitor, optim, precision, pretrain, views
 from simsiam.batch_norm import BatchNorm
 from simsiam.config import COMPILED, EAGER, GRAPH, Config, Runtime
-from simsiam.model import SimSiam
+from simsiam.method import Method
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -139,7 +139,7 @@ class Run:
         config = dataclasses.replace(config, data=decoded.name)
         runtime = Runtime(device=device, step=step)
         self.run = pretrain._Run(config, runtime, *loader.load(decoded, config, runtime), tiny.keeper(config))
-        self.run.model.train()
+        self.run.method.train()
         self.batches = self.run.batches()
 
     def steps(self, n: int, permute: bool = False) -> list[float]:
@@ -147,11 +147,12 @@ class Run:
         run, losses = self.run, []
         for _ in range(n):
             optim.set_lr(run.optimizer, run.config, run.progress.step / run.steps_per_epoch)
-            drawn, ids, boxes = next(self.batches)
+            drawn, ids, boxes, *besides = next(self.batches)
             if permute:
                 drawn, ids, boxes = drawn.flip(1), ids.flip(0), boxes.flip(1)
-            losses.append(run.train_on(drawn, ids, boxes).clone())
+            losses.append(run.train_on(drawn, ids, boxes, *besides).clone())
             run.progress.step += 1
+            run.method.update(run.progress.step, run.config.epochs * run.steps_per_epoch)
         return torch.stack(losses).tolist()
 
 
@@ -166,11 +167,11 @@ def test_twenty_float64_steps_are_those_of_the_cpu(changes: dict[str, Any]) -> N
     x = torch.randn(20, 2, config.batch_size, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
     losses = []
     for device in ("cpu", "cuda"):
-        model = SimSiam(config).to(device, torch.float64)
+        method = Method(config, config.batch_size).to(device, torch.float64)
         if device == "cuda":
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = optim.optimizer(model, config)
-        losses.append([pretrain.train_step(model, optimizer, each.to(device), config).item() for each in x])
+            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = optim.optimizer(method.model, config)
+        losses.append([pretrain.train_step(method, optimizer, each.to(device), config).item() for each in x])
     assert apart(*losses) < 1e-9
 
 
@@ -200,6 +201,7 @@ def test_no_step_of_any_row_waits_for_the_gpu() -> None:
             for each in inputs:
                 optim.set_lr(run.run.optimizer, config, 0.5)
                 run.run.train_on(*each)
+                run.run.method.update(1, 10)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

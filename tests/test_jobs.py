@@ -107,7 +107,7 @@ def test_a_failed_row_is_a_failed_job(head: dict[str, str], tmp_path: Path) -> N
     arguments = [*TABLE, "--results", str(tmp_path)]
     trial, *_ = request.read(request.parser().parse_args(arguments)).trials(seeds=2)
     content = checkpoint.pack(tiny.config(seed=99), {})
-    Store.at(tmp_path).checkpoint(trial.fingerprint).write(content)  # of another Config: its trial raises
+    Store.at(tmp_path).checkpoint(trial.fingerprint, "simsiam").write(content)  # of another Config: its trial raises
     done = submitted(head, *arguments)
     assert done.returncode == 1
     assert f"Failed: {trial.fingerprint}: WrongCheckpointError" in done.stdout

@@ -143,7 +143,7 @@ def _keep_final_checkpoints(aside: str) -> None:
     write = Store.write
 
     def writing(store: Store, result: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        content = store.checkpoint(result["fingerprint"]).read()
+        content = store.checkpoint(result["fingerprint"], result["method"]).read()
         assert content is not None
         Path(aside, f"{result['fingerprint']}.pt").write_bytes(content)
         write(store, result, *args, **kwargs)

@@ -111,7 +111,7 @@ def test_a_failing_trial_is_a_row_and_stops_no_other(cluster: str, tmp_path: Pat
     assert run.main([*command, "--plan"]) == 0
     trial, _ = request.read(request.parser().parse_args(command)).trials(seeds=1)
     content = checkpoint.pack(tiny.config(seed=99), {})
-    stores.Store.at(tmp_path).checkpoint(trial.fingerprint).write(content)
+    stores.Store.at(tmp_path).checkpoint(trial.fingerprint, "simsiam").write(content)
     assert run.main(command) == 1
     table = pd.read_parquet(tmp_path / "stop_gradient.parquet").set_index("row")
     assert table.outcome["with"] == "failed"
@@ -234,13 +234,13 @@ def test_a_driver_after_one_that_died_within_its_last_write_leaves_the_result_al
         dying.setattr(stores.Store, "tidy", lambda *_: None)  # SIGKILL between the result and this
         store.write(done, [{"epoch": 1}])
     store.write_failure(stores.unfinished(config, stores.FAILED, "Monday's full disk"))
-    store.checkpoint(fingerprint(config)).write(b"last")
+    store.checkpoint(fingerprint(config), "simsiam").write(b"last")
     job = {"config": dataclasses.asdict(config), "runtime": dataclasses.asdict(Runtime())}
     job |= {"results": str(tmp_path), "given_up": False}
     drive.drive({"job": job}, {config.train_images: None}, None)  # type: ignore[arg-type]
     assert store.trial(fingerprint(config))["outcome"] == "finished"
     assert store.failure(fingerprint(config)) is None
-    assert store.checkpoint(fingerprint(config)).read() is None
+    assert store.checkpoint(fingerprint(config), "simsiam").read() is None
 
 
 def test_the_cause_is_the_exception_as_the_worker_raised_it() -> None:

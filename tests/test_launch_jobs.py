@@ -132,7 +132,12 @@ def test_a_result_that_was_kept_before_its_process_died_counts(tmp_path: Path) -
     plan = launch_jobs._Plan([trial], Runtime(), store, progress, mock.Mock(), 2)
     slot = mock.Mock(trial=None, broken="")
     plan.hear(slot, launch_jobs._READY, ("cpu", None, 1))
-    result = {"fingerprint": trial.fingerprint, "sources": launch_jobs.provenance.sources(), "outcome": "finished"}
+    result = {
+        "fingerprint": trial.fingerprint,
+        "method": "simsiam",
+        "sources": launch_jobs.provenance.sources(),
+        "outcome": "finished",
+    }
     store.write(result, [])
     plan.died(slot, "was ended by SIGKILL")
     assert plan.unended == 0

@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ablations import table as tables
 from ablations.table import plan
-from simsiam import objective, optim, views
+from simsiam import method as methods
+from simsiam import optim, views
 from simsiam.config import Config
 from simsiam.loader import InMemory
-from simsiam.model import SimSiam
 
 CUDA = torch.device("cuda:0")
 _WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten._unique2", "aten.bincount")
@@ -71,26 +71,28 @@ def constants() -> Iterator[None]:
 
 def watched(config: Config) -> list[str]:
     """What a step's draws, crops, views, forwards, loss and learning rate copy or wait for."""
-    with FakeTensorMode(), mock.patch("simsiam.model.initialise"):
+    started = mock.patch("simsiam.model.initialise"), mock.patch("simsiam.relatives.swav.initialise")
+    with FakeTensorMode(), started[0], started[1]:
         size = config.image_size
         b = config.batch_size
         for values in (views.MEAN, views.STD, (5.0, 3.0, 1.0)):
             views.constant(values, CUDA)
         with CUDA:
-            model = SimSiam(config)
-        optimizer = optim.optimizer(model, config)
+            method = methods.build(config, 5000)
+        optimizer = optim.optimizer(method.model, config)
         optim.place_lr(optimizer, CUDA)
         pixels = torch.empty(b, 3, 8, 8, dtype=torch.uint8, device=CUDA)
         images = InMemory(pixels, torch.zeros(b, dtype=torch.int64, device=CUDA), size)
         ids = torch.zeros(b, dtype=torch.int64, device=CUDA)
         boxes = torch.zeros(config.views, b, 4, device=CUDA)
         drawn = torch.zeros(config.views, b, len(views.DRAWN), device=CUDA)
+        drawn_besides = torch.zeros(b, dtype=torch.int64, device=CUDA) if method.draws else None
         with _Watch() as watch:
             crops = images.crops((ids, boxes))
             x = torch.stack([views.augment(*each, config) for each in zip(crops, drawn, strict=True)])
             optim.set_lr(optimizer, config, 0.5)
-            p, z = model(x)
-            objective.loss(p, z, config).sum()
+            method(x, drawn_besides).sum()
+            method.update(1, 10)
     return watch.seen
 
 

@@ -12,6 +12,7 @@ import torch
 
 from simsiam import checkpoint, data, loader, monitor, optim, pretrain
 from simsiam.config import Config, Runtime
+from simsiam.method import Method
 from simsiam.model import SimSiam
 
 
@@ -40,15 +41,15 @@ def test_a_step_is_sgd_on_the_papers_loss() -> None:
     # Algorithm 1 again, from torch's own parts.
     config = tiny.config(batch_size=8, momentum=0.0, weight_decay=0.0)
     x = torch.randn(2, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    ours, theirs = SimSiam(config), SimSiam(config)
-    loss = pretrain.train_step(ours, optim.optimizer(ours, config), x, config)
+    ours, theirs = Method(config, 8), SimSiam(config)
+    loss = pretrain.train_step(ours, optim.optimizer(ours.model, config), x, config)
     z1, z2 = theirs.f(x[0]), theirs.f(x[1])
     p1, p2 = theirs.h(z1), theirs.h(z2)
     similar = torch.nn.functional.cosine_similarity
     expected = -similar(p1, z2.detach()).mean() / 2 - similar(p2, z1.detach()).mean() / 2
     expected.backward()
     torch.testing.assert_close(loss, expected.detach())
-    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+    for (name, a), b in zip(ours.model.named_parameters(), theirs.parameters(), strict=True):
         assert b.grad is not None
         torch.testing.assert_close(a, b - config.lr * b.grad, msg=name)
 
@@ -62,7 +63,7 @@ def test_training_learns_and_its_curve_has_a_line_an_epoch(images: tuple[loader.
 
 def ids_of(config: Config, first: int) -> list[loader.Ids]:
     """Of each batch of 350 pictures' epochs of 3 steps, from step `first` on."""
-    return [ids for _, chunk in pretrain._chunks(config, 350, first, 3) for ids in chunk.batches]
+    return [ids for *_, chunk in pretrain._chunks(config, 350, first, 3) for ids in chunk.batches]
 
 
 def test_each_epoch_sees_full_batches_of_different_pictures_in_another_order() -> None:

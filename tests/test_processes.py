@@ -184,7 +184,7 @@ class Trials:
         return bool(self.trial.config["job"]["given_up"])
 
     def save(self, content: bytes) -> None:
-        self.store.checkpoint(fingerprint(self.config)).write(content)
+        self.store.checkpoint(fingerprint(self.config), "simsiam").write(content)
 
 
 def test_a_trial_is_tried_again_for_as_long_as_it_gets_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,20 +11,23 @@ from pathlib import Path
 import pytest
 
 from ablations import provenance
+from simsiam.methods import METHODS
 
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "simsiam").mkdir()
     (tmp_path / "ablations").mkdir()
-    (tmp_path / "ablations" / "trial.py").write_text("x = 1\n")
+    (tmp_path / "ablations" / "trial.py").write_text("from simsiam import loss\n")
+    (tmp_path / "simsiam" / "method.py").write_text("from simsiam.loss import f\n")
     monkeypatch.setattr(provenance, "_PACKAGES", (tmp_path / "simsiam", tmp_path / "ablations"))
     return tmp_path
 
 
 def digest(tree: Path, source: str) -> str:
     (tree / "simsiam" / "loss.py").write_text(source)
-    return provenance._sources.__wrapped__()
+    provenance._tree.cache_clear()
+    return provenance._sources.__wrapped__("simsiam")
 
 
 def test_comments_docstrings_and_layout_do_not_count(tree: Path) -> None:
@@ -64,13 +68,13 @@ async def g():
 
 def test_other_versions_of_python_agree(tree: Path) -> None:
     # Else the results of a machine with another Python would all look stale.
-    assert digest(tree, VARIED) == "634587be45dc3e76"
+    assert digest(tree, VARIED) == "690867a506041077"
 
 
 def test_many_threads_that_ask_at_once_make_the_digest_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    def digest(*_: Path) -> str:
+    def digest(*_: object) -> str:
         made.append(time.sleep(0.05))
         return "a digest"
 
@@ -79,3 +83,62 @@ def test_many_threads_that_ask_at_once_make_the_digest_once(monkeypatch: pytest.
     with ThreadPoolExecutor(16) as pool:
         assert set(pool.map(lambda _: provenance.sources(), range(16))) == {"a digest"}
     assert len(made) == 1
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The packages, to be edited."""
+    for package in provenance._PACKAGES:
+        shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def digests(copied: Path) -> dict[str, str]:
+    """Method -> the digest of what it can reach."""
+    provenance._tree.cache_clear()
+    return {name: provenance.digest(copied / "simsiam", copied / "ablations", name) for name in METHODS}
+
+
+def edited(copied: Path, name: str) -> None:
+    with open(copied / name, "a") as file:
+        file.write("\nADDED = 1\n")
+
+
+def test_the_digest_is_of_these_sources(copied: Path) -> None:
+    assert digests(copied) == {name: provenance.sources(name) for name in METHODS}
+    assert len(set(digests(copied).values())) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["simsiam/objective.py", "simsiam/model.py", "simsiam/batch_norm.py", "simsiam/protocols.py", "ablations/trial.py"],
+)
+def test_code_that_all_methods_reach_makes_all_results_stale(name: str, copied: Path) -> None:
+    before = digests(copied)
+    edited(copied, name)
+    after = digests(copied)
+    assert not [method for method in METHODS if before[method] == after[method]]
+
+
+@pytest.mark.parametrize(
+    ("name", "stale"),
+    [
+        ("simsiam/relatives/simclr.py", ["simclr"]),
+        ("simsiam/relatives/moco.py", ["moco"]),
+        ("simsiam/alternation.py", ["alternation"]),
+        ("simsiam/expectation.py", ["expectation"]),
+        ("simsiam/relatives/new.py", []),
+        ("simsiam/methods.py", []),
+        ("simsiam/recipes.py", []),
+        ("simsiam/data/parquet.py", []),
+        ("simsiam/data/new.py", []),
+        ("ablations/report.py", []),
+    ],
+)
+def test_a_method_a_recipe_or_a_layout_of_data_makes_no_other_result_stale(
+    name: str, stale: list[str], copied: Path
+) -> None:
+    before = digests(copied)
+    edited(copied, name)
+    after = digests(copied)
+    assert [method for method in METHODS if before[method] != after[method]] == stale

@@ -17,7 +17,9 @@ PAPER_IMAGENET = dict(
     projector_layers=3, projector_hidden=2048, predictor_hidden=512, epochs=100, batch_size=512, optimizer="sgd",
     base_lr=0.05, momentum=0.9, weight_decay=1e-4, warmup_epochs=0.0, precision="float32", stop_gradient=True,
     predictor="mlp", predictor_lr="constant", batch_norm="default", projector_affine=True, similarity="cosine",
-    symmetric=True, pairs_per_image=1, bn_group=None, eval_every=None,
+    symmetric=True, pairs_per_image=1, bn_group=None, eval_every=None, method="simsiam", temperature=None,
+    queue=None, shuffle_keys=True, prototypes=None, target_momentum=None, eta_steps=None, eta_momentum=None,
+    eta_normalised=True, eta_start="first",
 )  # fmt: skip
 # App. D: what it changes, and nothing else.
 PAPER_CIFAR10 = PAPER_IMAGENET | dict(

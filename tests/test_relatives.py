@@ -88,7 +88,7 @@ def built(of: Config) -> method.Method:
 
 
 def test_swavs_loss_is_lightlys() -> None:
-    ours = built(config("swav"))
+    ours = built(config("swav", temperature=0.1))
     assert isinstance(ours, SwAV)
     x = torch.randn(2, 64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -16,7 +16,7 @@ def line(row: str, **values: Any) -> dict[str, Any]:
     empty = dict.fromkeys(
         ("linear_top1", "knn_top1", "knn_top1_init", "z_std", "effective_rank", "wall_seconds", "message")
     )
-    usual = {"outcome": "finished", "knn_top1_pixels": None, "sources": provenance.sources()}
+    usual = {"outcome": "finished", "knn_top1_pixels": None, "sources": provenance.sources(), "method": "simsiam"}
     usual |= {"recipe": "digits", "data": "images@0", "overrides": "epochs=4"}
     return {"row": row, **usual, **empty, **values}
 

@@ -96,7 +96,7 @@ def test_a_rerun_that_fails_is_a_failure_and_keeps_the_result(
     assert run.main(command) == 0
     before = pd.read_parquet(tmp_path / "stop_gradient.parquet")
     with monkeypatch.context() as patch:
-        patch.setattr(trials.provenance, "sources", lambda: "5" * 16)
+        patch.setattr(trials.provenance, "sources", lambda *_: "5" * 16)
         patch.setattr(trials.loader, "load", lambda *_: 1 / 0)
         assert run.main([*command, "--rerun", "stale"]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().out
@@ -183,7 +183,7 @@ def test_stale_results_are_shown_kept_and_rerun_on_demand(
 ) -> None:
     command = [*TINY, "--results", str(tmp_path)]
     assert run.main(command) == 0
-    monkeypatch.setattr(trials.provenance, "sources", lambda: "5" * 16)
+    monkeypatch.setattr(trials.provenance, "sources", lambda *_: "5" * 16)
     assert run.main(command) == 0
     assert "with seed 0: stale" in capsys.readouterr().out
     assert len(started) == 2
@@ -250,7 +250,7 @@ def test_a_rerun_that_is_lost_is_no_success(tmp_path: Path, monkeypatch: pytest.
     # The result of older sources is still there; what became of the new attempt could not be kept.
     command = [*TINY, "--results", str(tmp_path)]
     assert run.main(command) == 0
-    monkeypatch.setattr(trials.provenance, "sources", lambda: "5" * 16)
+    monkeypatch.setattr(trials.provenance, "sources", lambda *_: "5" * 16)
     monkeypatch.setattr(trials, "run", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(Store, "write_failure", lambda *_: None)
     assert run.main([*command, "--rerun", "stale"]) == 1

@@ -114,7 +114,7 @@ def test_outcomes_without_numbers_are_rows_but_not_done(tmp_path: Path) -> None:
 
 def test_a_finished_trial_leaves_its_curve_and_no_checkpoint(tmp_path: Path) -> None:
     store, (trial, _) = Store.at(tmp_path), plan()
-    place = store.checkpoint(trial.fingerprint)
+    place = store.checkpoint(trial.fingerprint, "simsiam")
     place.write(b"half")
     assert place.read() == b"half"
     finish(store, [trial])
@@ -130,7 +130,7 @@ def test_what_a_writer_killed_within_a_checkpoint_left_goes_with_it(
         dying.setattr(Path, "unlink", lambda path, missing_ok: None)
         dying.setattr(os, "replace", lambda path, to: None)  # SIGKILL after the write, before the rename
         for each in (trial, other):
-            store.checkpoint(each.fingerprint).write(b"half")
+            store.checkpoint(each.fingerprint, "simsiam").write(b"half")
     left = sorted(path.name.split("-")[0] for path in (tmp_path / "checkpoints").iterdir())
     assert left == sorted([f".{trial.fingerprint}", f".{other.fingerprint}"])
     finish(store, [trial])
@@ -199,12 +199,12 @@ def test_a_result_of_other_sources_is_stale_and_kept_when_it_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, (trial, _) = Store.at(tmp_path), plan()
-    store.checkpoint(trial.fingerprint).write(b"half")
+    store.checkpoint(trial.fingerprint, "simsiam").write(b"half")
     assert store.state(trial.fingerprint) == "half done"
     finish(store, [trial])
     assert store.state(trial.fingerprint) == "done"
     old = provenance.sources()
-    monkeypatch.setattr(provenance, "sources", lambda: "5" * 16)
+    monkeypatch.setattr(provenance, "sources", lambda *_: "5" * 16)
     assert store.state(trial.fingerprint) == "stale"
     finish(store, [trial], knn_top1=91.0)
     assert store.state(trial.fingerprint) == "done"
@@ -215,9 +215,9 @@ def test_a_result_of_other_sources_is_stale_and_kept_when_it_is_replaced(
 
 def test_a_checkpoint_of_other_sources_is_not_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, (trial, _) = Store.at(tmp_path), plan()
-    store.checkpoint(trial.fingerprint).write(b"half")
-    monkeypatch.setattr(provenance, "sources", lambda: "5" * 16)
-    assert store.checkpoint(trial.fingerprint).read() is None
+    store.checkpoint(trial.fingerprint, "simsiam").write(b"half")
+    monkeypatch.setattr(provenance, "sources", lambda *_: "5" * 16)
+    assert store.checkpoint(trial.fingerprint, "simsiam").read() is None
     assert store.state(trial.fingerprint) == "to run"
 
 
@@ -282,7 +282,7 @@ def test_states_of_what_is_in_a_table_open_no_trial(tmp_path: Path, monkeypatch:
     assert list(store.states(asked).values()) == ["done"] * 5 + ["to run"]
     assert opened == ["stop_gradient.parquet"]
     # A newer result that no table has yet, by other sources: its file is asked, and the table of the others.
-    monkeypatch.setattr(provenance, "sources", lambda: "5" * 16)
+    monkeypatch.setattr(provenance, "sources", lambda *_: "5" * 16)
     assert list(store.states(asked).values()) == ["stale"] * 5 + ["to run"]
     finish(store, trials[:1])
     opened.clear()
@@ -297,11 +297,11 @@ def test_states_of_what_is_in_a_table_open_no_trial(tmp_path: Path, monkeypatch:
 def test_states_are_those_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, (done, failed, half, stale, both, new) = Store.at(tmp_path), plan(seeds=3)
     finish(store, [stale])
-    monkeypatch.setattr(provenance, "sources", lambda: "5" * 16)
+    monkeypatch.setattr(provenance, "sources", lambda *_: "5" * 16)
     finish(store, [done, both])
     for trial in (failed, both):
         store.write_failure(unfinished(trial.config, FAILED, "as the test asked"))
-    store.checkpoint(half.fingerprint).write(b"half")
+    store.checkpoint(half.fingerprint, "simsiam").write(b"half")
     asked = [trial.fingerprint for trial in (done, failed, half, stale, both, new)]
     assert list(store.states(asked).values()) == ["done", "failed", "half done", "stale", "done", "to run"]
     assert store.states(asked) == {fingerprint: store.state(fingerprint) for fingerprint in asked}

@@ -10,6 +10,8 @@ import pytest
 from ablations import table as tables
 from ablations.table import Row, Table, Trial, UserError
 from simsiam import config as configs
+from simsiam.methods import METHODS, SWITCHES
+from simsiam.recipes import IMAGENET
 
 
 def plan(table: Table | str, **changes: Any) -> list[Trial]:
@@ -24,12 +26,19 @@ def a_table(*rows: Row, varies: tuple[str, ...] = ("batch_size",)) -> Table:
 @pytest.mark.parametrize("name", tables.names())
 def test_rows_differ_only_in_what_the_table_declares(name: str) -> None:
     table = tables.get(name)
-    trials = plan(name)
+    trials = plan(name, recipe="imagenet", train_images=1_281_167)
     assert [trial.row.name for trial in trials] == [row.name for row in table.rows]
     for trial in trials[1:]:
         differing = configs.difference(*(dataclasses.asdict(each.config) for each in (trials[0], trial)))
-        # Where h is gone, the fields of h are set to None with it.
-        assert set(differing) <= set(table.varies) | ({"predictor_hidden"} if "predictor" in table.varies else set())
+        # Where h is gone, the fields of h are set to None with it; and a method is many fields.
+        besides = {"predictor_hidden", "predictor_lr"} if "predictor" in table.varies else set()
+        if "jitter_p" in table.varies:
+            besides |= {"brightness", "contrast", "saturation", "hue"}
+        if "method" in table.varies:
+            of_methods = [METHODS[each.config.method] for each in (trials[0], trial)]
+            besides |= set(SWITCHES) | {"predictor_hidden", "predictor_lr"}
+            besides |= {field for method in of_methods for field in method.fields("imagenet", IMAGENET, {})}
+        assert set(differing) <= set(table.varies) | besides
         assert differing
 
 

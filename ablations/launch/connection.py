@@ -42,7 +42,8 @@ def connected() -> Iterator[None]:
     options: dict[str, Any] = {"runtime_env": _environment(), "logging_level": logging.ERROR, "log_to_driver": False}
     with contextlib.ExitStack() as stack:
         if address == LOCAL:
-            options["_temp_dir"] = stack.enter_context(_folder())
+            # Ray lets all users write in its folder, so it is within one that nobody else gets into.
+            options["_temp_dir"] = f"{stack.enter_context(_folder())}/r"
             _have_a_token()
         else:
             _keep_the_token()
@@ -56,7 +57,7 @@ def connected() -> Iterator[None]:
         except OSError as error:
             if "AF_UNIX" not in str(error):
                 raise
-            place = Path(options["_temp_dir"]).parent
+            place = Path(options["_temp_dir"]).parent.parent
             raise UserError(
                 f"Ray's sockets lie in its temporary folder, whose path must be short. Got {place} instead: "
                 "set RAY_TMPDIR to a shorter one, as /tmp."
@@ -118,7 +119,7 @@ def _unreachable(address: str) -> str:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[str]:
-    """The temporary folder of a Ray of this run's own. Ray's usual one is everybody's to write, and holds our code."""
+    """A folder for a Ray of this run's own. Ray's usual one is everybody's to write, and our code is unpacked there."""
     folder = tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR"))
     try:
         yield folder

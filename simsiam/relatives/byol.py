@@ -7,7 +7,7 @@ from torch import Tensor
 
 from simsiam import objective, optim
 from simsiam.config import Config
-from simsiam.method import Method, frozen_copy, move
+from simsiam.method import Method, momentum_encoder, move
 
 
 class BYOL(Method):
@@ -15,7 +15,7 @@ class BYOL(Method):
 
     def __init__(self, config: Config, images: int) -> None:
         super().__init__(config, images)
-        self.target = frozen_copy(self.model)
+        self.target = momentum_encoder(config)
 
     def forward(self, x: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Views x (2, b, 3, H, W) -> the loss of each picture, (b,)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simsiam import distributed, randomness
 from simsiam.config import Config
-from simsiam.method import Method, frozen_copy, move
+from simsiam.method import Method, momentum_encoder, move
 
 
 class MoCo(Method):
@@ -28,7 +28,7 @@ class MoCo(Method):
     def __init__(self, config: Config, images: int) -> None:
         super().__init__(config, images)
         assert config.queue
-        self.target = frozen_copy(self.model)
+        self.target = momentum_encoder(config)
         word = int(randomness.bits("queue", config.seed)[0]) >> 1
         start = torch.randn(config.queue, config.dim, generator=torch.Generator().manual_seed(word))
         self.register_buffer("queue", F.normalize(start, dim=1))
