@@ -37,6 +37,7 @@ KEY: Columns = {
     "recipe": (_TEXT, "name in simsiam/recipes.py"),
     "overrides": (_TEXT, "--set, canonical text; empty for none"),
     "seed": (_WHOLE, ""),
+    "baseline": (pa.bool_(), "whether the row is the table's baseline"),
 }
 METRICS: Columns = {
     "outcome": (_TEXT, "finished, collapsed, diverged, infeasible or failed"),
@@ -45,7 +46,10 @@ METRICS: Columns = {
     "loss_roughness": (_REAL, "mean absolute change from epoch to epoch, second half of training"),
     "z_std": (_REAL, "std of z/||z|| times sqrt(d), test set"),
     "effective_rank": (_REAL, "of z/||z||, test set, 1 to d"),
+    "z_singular_values": (pa.list_(_REAL), "of centred z/||z||, over sqrt(N), test set, largest first, 64 at most"),
+    "predictor_identity": (_REAL, "1 - mean cosine(h(z), z), test set; none without h"),
     "knn_top1": (_REAL, "per cent of the test set"),
+    "knn_train_top1": (_REAL, "per cent of training pictures among the others, 10,000 at most; no test label in it"),
     "linear_top1": (_REAL, "per cent of the test set"),
     "knn_top1_init": (_REAL, "per cent of the test set, untrained network"),
     "knn_top1_pixels": (_REAL, "per cent of the test set, raw pixels; small data only"),
@@ -85,6 +89,8 @@ CURVE: Columns = {
     "loss": (_REAL, "mean of the epoch"),
     "z_std": METRICS["z_std"],
     "effective_rank": METRICS["effective_rank"],
+    "z_singular_values": METRICS["z_singular_values"],
+    "predictor_identity": METRICS["predictor_identity"],
     "knn_top1": METRICS["knn_top1"],
     "lr": (_REAL, "of the encoder, at the epoch's start"),
     "seconds": (_REAL, "s, of the epoch's steps"),

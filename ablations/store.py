@@ -338,6 +338,7 @@ def _membership(trial: Trial) -> Result:
         "overrides": trial.overrides,
         "seed": trial.config.seed,
         "paper": trial.row.paper,
+        "baseline": trial.baseline,
     }
 
 

@@ -102,7 +102,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One row with one seed. `infeasible` says why it can never start, or is None."""
+    """One row with one seed. `infeasible` says why it can never start, or is None; `baseline`, whether it is that."""
 
     table: Table
     row: Row
@@ -110,6 +110,7 @@ class Trial:
     overrides: str
     config: Config
     infeasible: str | None
+    baseline: bool
 
     @property
     def fingerprint(self) -> str:
@@ -179,6 +180,7 @@ def plan(
                     overrides=configs.canonical(overrides),
                     config=config,
                     infeasible=_infeasible(config, train_images),
+                    baseline=config == Config(**{**baseline, "seed": seed}),
                 )
             )
     return trials

@@ -125,7 +125,7 @@ def _evaluated(
         linear_top1 = probe.linear_top1(model, train, test, protocol, seed=config.seed, keeper=keeper)
     return {
         "outcome": outcome,
-        **{name: last[name] for name in ("loss", "z_std", "effective_rank", "knn_top1")},
+        **{name: last[name] for name in ("loss", *monitor.MEASURED)},
         "loss_roughness": monitor.roughness([line["loss"] for line in progress.curve]),
         "linear_top1": linear_top1,
         "knn_top1_init": progress.knn_top1_init,

@@ -72,6 +72,15 @@ class SimSiam(nn.Module):
         """The same of f's output: `features` (n, D) -> z (n, d)."""
         return self._evaluate(self.projector, features)
 
+    @torch.no_grad()
+    def p(self, z: Tensor) -> Tensor:
+        """The same of h's output: z (n, d) -> p (n, d)."""
+        return self._evaluate(self.predictor, z)
+
+    @property
+    def has_predictor(self) -> bool:
+        return not isinstance(self.predictor, nn.Identity)
+
     def _evaluate(self, part: nn.Module, x: Tensor) -> Tensor:
         dtype = next(part.parameters()).dtype
         with arithmetic(self.precision, x.device):

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simsiam import distributed, views
+from simsiam import distributed, randomness, views
 from simsiam.loader import Chunk, Ids, Images, upload
 from simsiam.model import SimSiam
 from simsiam.protocols import Protocol
 
+MEASURED = (
+    "z_std",
+    "effective_rank",
+    "z_singular_values",
+    "predictor_identity",
+    "knn_top1",
+    "knn_train_top1",
+)
 FINISHED, COLLAPSED, DIVERGED = "finished", "collapsed", "diverged"
 COLLAPSED_STD, COLLAPSED_RANK = 0.02, 3.0
 
@@ -25,6 +35,8 @@ _BATCH = 256
 _GPU_BATCH = 2048
 _GPU_PRODUCT = 1 << 27  # cosines at once
 _VOTE = 2**40  # a whole vote
+_QUERIES = 10_000  # training pictures that are looked for among the others
+_SINGULAR_VALUES = 64
 
 
 def outcome(loss: float, z_std: float, effective_rank: float, *, highest_rank: int) -> str:
@@ -50,25 +62,38 @@ def z_std(z: Tensor) -> float:
     return float(z.std(0, correction=0).mean() * math.sqrt(z.shape[1]))
 
 
-def effective_rank(z: Tensor) -> float:
-    """exp of the entropy of the eigenvalues of the centred covariance of z/||z||, z of shape (N, d): 1 to d.
-
-    Without any spread at all it is 1; of numbers that are not finite it is nan.
-    """
-    if not z.isfinite().all():
-        return math.nan
+def spectrum(z: Tensor) -> Tensor:
+    """The eigenvalues, smallest first, of the centred covariance of z/||z||, z (N, d); nan if z is not finite."""
     z = F.normalize(z.double(), dim=1)
     z = z - z.mean(0)
     gram = z.T @ z if z.shape[0] >= z.shape[1] else z @ z.T
-    eigenvalues = torch.linalg.eigvalsh(gram / len(z)).clamp(min=0)
+    if not gram.isfinite().all():
+        return gram.new_full((1,), math.nan)
+    return torch.linalg.eigvalsh(gram / len(z)).clamp(min=0)
+
+
+def effective_rank(eigenvalues: Tensor) -> float:
+    """exp of the entropy of a spectrum: 1 to d. Without any spread at all it is 1; of nan it is nan."""
     if eigenvalues.sum() < 1e-12:
         return 1.0
     p = eigenvalues / eigenvalues.sum()
     return float(torch.special.entr(p).sum().exp())
 
 
+def singular_values(eigenvalues: Tensor) -> list[float] | None:
+    """Of centred z/||z||, over sqrt(N): the roots of a spectrum, the 64 largest. None of nan."""
+    return None if eigenvalues.isnan().any() else eigenvalues.flip(0)[:_SINGULAR_VALUES].sqrt().tolist()
+
+
 def knn_top1(
-    bank: Tensor, bank_labels: Tensor, features: Tensor, labels: Tensor, *, k: int, temperature: float
+    bank: Tensor,
+    bank_labels: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    k: int,
+    temperature: float,
+    own: Tensor | None = None,
 ) -> float:
     """Per cent of samples (n, D), the same on all workers, whose k nearest of the bank vote for their label.
 
@@ -78,6 +103,7 @@ def knn_top1(
         bank: this worker's part (N_w, D) of it. Its rows are normalised in place: the embedding of ImageNet's training
             set takes 10 GB.
         bank_labels: those of this worker's part, (N_w,).
+        own: the place in the bank of each sample that is in it, (n,): it is none of its own neighbours.
     """
     finite = bool(bank.isfinite().all() and features.isfinite().all())
     found = distributed.everyone((finite, len(bank), int(bank_labels.max()) if len(bank) else -1))
@@ -85,11 +111,17 @@ def knn_top1(
         return math.nan
     longest, classes = max(length for _, length, _ in found), max(label for _, _, label in found) + 1
     columns, rows = (longest, max(_BATCH, _GPU_PRODUCT // longest)) if bank.is_cuda else (_BATCH, _BATCH)
+    first = sum(length for _, length, _ in found[: distributed.rank()])
     blocks = [F.normalize(block, dim=1, out=block) for block in bank.split(columns)]
     correct = torch.zeros((), dtype=torch.int64, device=bank.device)
-    for part, wanted in zip(features.split(rows), labels.split(rows), strict=True):
+    places = [None] * len(features.split(rows)) if own is None else (own - first).split(rows)
+    for part, wanted, place in zip(features.split(rows), labels.split(rows), places, strict=True):
         query = F.normalize(part, dim=1)
-        cosine, named = _nearest(torch.cat([query @ block.T for block in blocks], 1), bank_labels, k)
+        cosine = torch.cat([query @ block.T for block in blocks], 1)
+        if place is not None:
+            mine = ((place >= 0) & (place < len(bank))).nonzero().flatten()
+            cosine[mine, place[mine]] = -math.inf
+        cosine, named = _nearest(cosine, bank_labels, k)
         cosine, named = (torch.cat([*distributed.stack(each)], 1) for each in (cosine, named))
         cosine, named = _nearest(cosine, named, k)
         weights = ((cosine - cosine.amax(1, keepdim=True)) / temperature).exp()
@@ -140,21 +172,45 @@ def embed(forward: Callable[[Tensor], Tensor], images: Images, crop: float) -> t
     return rows, images.labels[upload(ids, images.labels.device)]
 
 
-def measure(model: SimSiam, train: Images, test: Images, protocol: Protocol) -> dict[str, float]:
-    """z_std, effective_rank and knn_top1 of a model, on the full test set, in eval mode."""
+def measure(
+    model: SimSiam, train: Images, test: Images, protocol: Protocol, *, leave_one_out: int | None = None
+) -> dict[str, Any]:
+    """The numbers of `MEASURED` of a model in eval mode, on the full test set.
+
+    Args:
+        leave_one_out: a seed; None leaves knn_train_top1 None. It is kNN of at most 10,000 training pictures, drawn by
+            the seed, among all others: no test label is in it. It costs as many cosines as kNN of so many test
+            pictures.
+    """
     training = model.training
     model.eval()
     features, labels = map(distributed.gather, embed(model.features, test, protocol.crop))
     z = torch.cat([model.z(part) for part in features.split(_BATCH)])
+    identity = None
+    if model.has_predictor:
+        similar = [F.cosine_similarity(model.p(part), part, dim=1).double() for part in z.split(_BATCH)]
+        identity = 1 - float(torch.cat(similar).mean())
     bank, bank_labels = embed(model.features, train, protocol.crop)
     model.train(training)
-    return {
+    nearest = functools.partial(knn_top1, k=protocol.knn_k, temperature=protocol.knn_temperature)
+    eigenvalues = spectrum(z)
+    found = {
         "z_std": z_std(z),
-        "effective_rank": effective_rank(z),
-        "knn_top1": knn_top1(
-            bank, bank_labels, features, labels, k=protocol.knn_k, temperature=protocol.knn_temperature
-        ),
+        "effective_rank": effective_rank(eigenvalues),
+        "z_singular_values": singular_values(eigenvalues),
+        "predictor_identity": identity,
+        "knn_top1": nearest(bank, bank_labels, features, labels),
+        "knn_train_top1": None,
     }
+    if leave_one_out is not None:
+        lengths = distributed.everyone(len(bank))
+        first = sum(lengths[: distributed.rank()])
+        drawn = np.sort(randomness.permutation(sum(lengths), "leave one out", leave_one_out)[:_QUERIES])
+        own = torch.from_numpy(drawn).to(bank.device)
+        mine = own[(own >= first) & (own < first + len(bank))] - first
+        queries, wanted = distributed.gather(bank[mine]), distributed.gather(bank_labels[mine])
+        found["knn_train_top1"] = nearest(bank, bank_labels, queries, wanted, own=own)
+    return found
 
 
 def roughness(losses: list[float]) -> float | None:

@@ -26,8 +26,8 @@ from simsiam.model import SimSiam
 from simsiam.precision import WEIGHTS, arithmetic
 from simsiam.protocols import PROTOCOLS
 
-# One epoch: epoch, loss, z_std, effective_rank, knn_top1, lr, seconds, eval_seconds, images_per_second. z_std to
-# knn_top1 are None where it was not evaluated.
+# One epoch: epoch, loss, monitor.MEASURED, lr, seconds, eval_seconds, images_per_second. What is measured is None where
+# it was not evaluated, and knn_train_top1 but for the last.
 Line = dict[str, Any]
 
 
@@ -194,11 +194,12 @@ class _Run:
         begun = time.monotonic()
         every = self.config.eval_every
         looked_at = every is None or epoch % every == 0 or epoch == self.config.epochs
-        measured: dict[str, float | None] = dict.fromkeys(("z_std", "effective_rank", "knn_top1"))
+        measured: Line = dict.fromkeys(monitor.MEASURED)
         if not math.isfinite(loss):
-            measured = dict.fromkeys(measured, math.nan)
+            measured |= dict.fromkeys(("z_std", "effective_rank", "knn_top1"), math.nan)
         elif looked_at:
-            measured |= monitor.measure(self.model, self.train, self.test, self.protocol)
+            last = self.config.seed if epoch == self.config.epochs else None
+            measured |= monitor.measure(self.model, self.train, self.test, self.protocol, leave_one_out=last)
         return {
             "epoch": epoch,
             "loss": loss,

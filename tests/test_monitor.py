@@ -45,13 +45,13 @@ def numpy_rank(z: Tensor) -> float:
 def test_std_and_rank_are_the_formulas(n: int, d: int) -> None:
     z = gaussian(n, d) * torch.linspace(0.1, 2, d) + 0.3
     assert monitor.z_std(z) == pytest.approx(numpy_std(z), rel=1e-9)
-    assert monitor.effective_rank(z) == pytest.approx(numpy_rank(z), rel=1e-9)
+    assert monitor.effective_rank(monitor.spectrum(z)) == pytest.approx(numpy_rank(z), rel=1e-9)
 
 
 def test_isotropic_gaussian_has_std_one_and_full_rank() -> None:
     z = gaussian(20_000, 16)
     assert monitor.z_std(z) == pytest.approx(1, abs=0.01)
-    assert 15.9 < monitor.effective_rank(z) <= 16
+    assert 15.9 < monitor.effective_rank(monitor.spectrum(z)) <= 16
 
 
 @pytest.mark.parametrize(("k", "d"), [(1, 10), (3, 10), (10, 10), (5, 40)])
@@ -60,27 +60,31 @@ def test_equal_eigenvalues_count_themselves(k: int, d: int) -> None:
     rotation = torch.linalg.qr(gaussian(d, d)).Q
     for scale in (1.0, 100.0):
         z = scale * torch.cat([axes, -axes]) @ rotation
-        assert monitor.effective_rank(z) == pytest.approx(k, rel=1e-9)
+        assert monitor.effective_rank(monitor.spectrum(z)) == pytest.approx(k, rel=1e-9)
 
 
 @pytest.mark.parametrize(("n", "d"), [(100, 8), (8, 100)])
 def test_a_constant_has_neither_std_nor_rank(n: int, d: int) -> None:
     for z in (gaussian(1, d).expand(n, d), gaussian(1, d).float().expand(n, d), torch.zeros(n, d)):
         assert monitor.z_std(z) == pytest.approx(0, abs=1e-7)
-        assert monitor.effective_rank(z) == 1.0
+        assert monitor.effective_rank(monitor.spectrum(z)) == 1.0
 
 
 def test_rank_is_the_same_by_samples_and_by_channels() -> None:
     z = gaussian(20, 12)
     padded = torch.cat([z, torch.zeros(20, 40)], dim=1)
-    assert monitor.effective_rank(padded) == pytest.approx(monitor.effective_rank(z), rel=1e-9)
+    assert monitor.effective_rank(monitor.spectrum(padded)) == pytest.approx(
+        monitor.effective_rank(monitor.spectrum(z)), rel=1e-9
+    )
 
 
 def test_length_of_z_says_nothing() -> None:
     z = gaussian(30, 6)
     longer = z * torch.linspace(0.01, 100, 30).view(-1, 1)
     assert monitor.z_std(longer) == pytest.approx(monitor.z_std(z), rel=1e-9)
-    assert monitor.effective_rank(longer) == pytest.approx(monitor.effective_rank(z), rel=1e-9)
+    assert monitor.effective_rank(monitor.spectrum(longer)) == pytest.approx(
+        monitor.effective_rank(monitor.spectrum(z)), rel=1e-9
+    )
 
 
 def clustered(n: int, seed: int, classes: int = 10, d: int = 12) -> tuple[Tensor, Tensor]:
@@ -189,7 +193,59 @@ def test_measure_is_of_the_whole_test_set_in_eval_mode(training: bool, dtype: to
     right = 100 * theirs.score(features.numpy(), test.labels.numpy())
     # A near tie between neighbours may fall either way.
     assert got["knn_top1"] == pytest.approx(right, abs=100 * 3 / 519)
-    assert got.keys() == {"z_std", "effective_rank", "knn_top1"}
+    assert tuple(got) == monitor.MEASURED
+    centred = z.double().numpy() / np.linalg.norm(z.double().numpy(), axis=1, keepdims=True)
+    singular = np.linalg.svd(centred - centred.mean(0), compute_uv=False) / math.sqrt(519)
+    np.testing.assert_allclose(got["z_singular_values"], singular, rtol=1e-3, atol=1e-6)
+    with torch.no_grad():
+        similar = torch.nn.CosineSimilarity()(model.predictor(z), z)
+    assert got["predictor_identity"] == pytest.approx(1 - float(similar.mean()), abs=1e-5)
+    assert got["knn_train_top1"] is None
+
+
+def test_knn_among_the_training_pictures_leaves_each_out_of_its_own_neighbours() -> None:
+    model, train, test = trained_model().eval(), random_images(301, seed=1, size=8), random_images(40, seed=2, size=8)
+    got = monitor.measure(model, train, test, SMALL, leave_one_out=0)
+    bank = torch.nn.functional.normalize(monitor.embed(model.features, train, SMALL.crop)[0], dim=1).numpy()
+    cosine = bank @ bank.T
+    np.fill_diagonal(cosine, -np.inf)
+    right = 0
+    for i, row in enumerate(cosine):
+        near = np.argsort(-row)[:5]
+        votes = np.bincount(train.labels.numpy()[near], weights=np.exp(row[near] / 0.1))
+        right += votes.argmax() == int(train.labels[i])
+    assert got["knn_train_top1"] == pytest.approx(100 * right / 301, abs=100 * 1.5 / 301)
+
+
+def test_of_many_training_pictures_some_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "_QUERIES", 50)
+    asked: list[Tensor] = []
+    real = monitor.knn_top1
+
+    def knn(*args: Tensor, own: Tensor | None = None, **more: float) -> float:
+        asked.extend([] if own is None else [own])
+        return real(*args, own=own, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(monitor, "knn_top1", knn)
+    images = random_images(301, seed=1, size=8), random_images(40, seed=2, size=8)
+    for seed in (0, 0, 1):
+        monitor.measure(trained_model().eval(), *images, SMALL, leave_one_out=seed)
+    assert [len(own.unique()) for own in asked] == [50] * 3
+    assert torch.equal(asked[0], asked[1])
+    assert not torch.equal(asked[0], asked[2])
+
+
+def test_without_a_predictor_nothing_is_said_of_it() -> None:
+    model = SimSiam(digits(width=4, dim=16, projector_hidden=16, predictor="none", batch_size=8))
+    got = monitor.measure(model, random_images(40, seed=1), random_images(40, seed=2), SMALL)
+    assert got["predictor_identity"] is None
+
+
+def test_at_most_64_singular_values_are_kept_and_they_fall() -> None:
+    values = monitor.singular_values(monitor.spectrum(gaussian(300, 100)))
+    assert values is not None
+    assert len(values) == 64
+    assert values == sorted(values, reverse=True)
 
 
 def test_measure_leaves_the_pictures_without_label_out_of_the_bank() -> None:
@@ -249,6 +305,7 @@ def test_a_network_that_blew_up_is_measured_not_a_crash() -> None:
         model.projector[0].weight.fill_(math.inf)
     got = monitor.measure(model, random_images(40, seed=1), random_images(40, seed=2), SMALL)
     assert monitor.outcome(-0.5, got["z_std"], got["effective_rank"], highest_rank=64) == "diverged"
+    assert got["z_singular_values"] is None
 
 
 def test_the_model_of_these_tests_has_moved_statistics() -> None:
