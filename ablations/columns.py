@@ -99,6 +99,18 @@ CURVE: Columns = {
 }
 
 
+PICTURES: Columns = {
+    "kind": (_TEXT, "view, neighbour or z"),
+    "group": (_WHOLE, "which picture: 0 to 11 of view, 0 to 7 of neighbour"),
+    "place": (_WHOLE, "0: the picture itself; 1, 2: its views; 1 to 5: its nearest neighbours in the training set"),
+    "picture": (_WHOLE, "number in its split: of neighbour, place 0 is a test picture; all others are of training"),
+    "label": (_WHOLE, "class; -1 where there is none"),
+    "image": (pa.binary(), "WebP, 48 pixels at most"),
+    "x": (_REAL, "first principal component of z/||z||, test set"),
+    "y": (_REAL, "second"),
+}
+
+
 def _config_columns() -> Columns:
     columns = {}
     for name, hint in configs.TYPES.items():

@@ -61,13 +61,13 @@ def sheet(source: Source, config: Config, path: Path) -> None:
     """
     from PIL import Image
 
-    from simsiam import loader
+    from simsiam import gallery, loader
 
     runtime = Runtime(data_path=source.asked)
     train, _ = loader.load(loader.decode(source, config.train_images) or source, config, runtime)
     pictures = data.read(source, TRAIN, config.train_images)
     ids = np.unique(np.linspace(0, len(train) - 1, _SHOWN).astype(np.int64))
-    views = _views(train, ids, config)
+    views = gallery.as_seen(train, ids, config)
     rows = -(-len(ids) // _COLUMNS)
     made = Image.new("RGB", (_COLUMNS * 3 * _CELL, rows * _CELL), "white")
     for place, (i, two) in enumerate(zip(ids, views, strict=True)):
@@ -87,20 +87,3 @@ def _original(pictures: Pictures, i: int) -> Any:
     found = pictures.decode(i) if pictures.pixels is None else Image.fromarray(pictures.pixels[i])
     factor = max(1, _CELL // max(found.size))
     return found.resize((found.width * factor, found.height * factor), Image.Resampling.NEAREST)
-
-
-def _views(train: Any, ids: Any, config: Config) -> Any:
-    """Two views of each picture as a viewer shows them, uint8 (B, 2, S, S, 3)."""
-    import torch
-
-    from simsiam import views
-    from simsiam.loader import Chunk
-
-    crops = [views.RandomCrop(config.seed, 0, view, config.crop_min_area) for view in range(2)]
-    (fetched,) = train.stream([Chunk([ids], crops)])
-    made = []
-    for view, pixels in enumerate(train.crops(fetched)):
-        x = views.augment(pixels, torch.from_numpy(views.draw(config, 0, ids, view)), config)
-        seen = x * views.constant(views.STD, x.device) + views.constant(views.MEAN, x.device)
-        made.append((seen.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1))
-    return torch.stack(made, 1).numpy()

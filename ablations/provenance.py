@@ -81,9 +81,7 @@ def digest(science: Path, orchestration: Path, method: str = SIMSIAM) -> str:
         waiting |= {each: found for each, found in _imported(science, file) if each not in files}
     code = hashlib.sha256()
     for name in sorted(files):
-        code.update(name.encode())
-        for word in _words(_tree(files[name])):
-            code.update(word.encode() + b"\0")
+        code.update(name.encode() + _digest(files[name]))
     return code.hexdigest()[:16]
 
 
@@ -101,6 +99,14 @@ def _imported(science: Path, file: Path) -> Iterator[tuple[str, Path]]:
             found = next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()), None)
             if found and name != "simsiam" and not {name, ".".join(name.split(".")[:2])} & _NO_NUMBERS:
                 yield name, found
+
+
+@functools.cache
+def _digest(file: Path) -> bytes:
+    code = hashlib.sha256()
+    for word in _words(_tree(file)):
+        code.update(word.encode() + b"\0")
+    return code.digest()
 
 
 @functools.cache

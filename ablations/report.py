@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablations import provenance
+from ablations import estimate, provenance
 from ablations import table as tables
 from ablations.progress import duration
 from ablations.store import Store
@@ -95,8 +95,8 @@ def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, wh
         for t in trials
     ]
     counts = ", ".join(f"{n} {state}" for state, n in Counter(states.values()).items())
-    costs = store.costs() if todo else []
-    times = [store.estimate(trial.config, costs) for trial in todo.values()]
+    costs = estimate.costs(store) if todo else []
+    times = [estimate.seconds(trial.config, costs) for trial in todo.values()]
     known = [seconds for seconds in times if seconds is not None]
     total = duration(sum(known)) if len(known) == len(times) else "unknown"
     lines.append(

@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--time-limit", type=float, metavar="MINUTES", help="end by then, if need be half done, with exit code 75")
     add("--price", type=float, help="of an hour of one CPU or GPU, for the column of that name")
     add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial, in kept/")
+    add("--pictures", action="store_true", help="keep some pictures of each trial; of public data they are kept anyway")
     add(
         "--check",
         nargs="?",
@@ -99,6 +100,7 @@ class Request:
             gpu_fraction=self.args.gpus_per_trial or 1.0,
             checkpoint_seconds=self.args.checkpoint_seconds,
             keep_checkpoint=self.args.keep_checkpoints,
+            pictures=self.args.pictures or self.source.is_public,
             price=self.args.price,
             until=self.until,
         )

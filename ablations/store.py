@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import os
 import re
-import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +20,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from ablations import provenance
-from ablations import table as tables
-from ablations.columns import COLUMNS, CURVE, TRIAL, Result, decoded, encoded, stamps_in
+from ablations.columns import COLUMNS, CURVE, PICTURES, TRIAL, Result, decoded, encoded, stamps_in
 from ablations.files import Folder
 from ablations.table import Trial, UserError
 from simsiam import config as configs
@@ -78,6 +76,10 @@ class Store:
         """The curve of a trial that is done, or None."""
         return self._read(_curve(fingerprint))
 
+    def pictures(self, fingerprint: str) -> list[Result] | None:
+        """What a drawing of a trial that is done needs, or None."""
+        return self._read(_pictures(fingerprint))
+
     def result(self, trial: Trial) -> Result | None:
         """What is known of a trial: done, infeasible, failed; or None.
 
@@ -131,17 +133,19 @@ class Store:
         return Checkpoint(self.folder, f"checkpoints/{fingerprint}-{provenance.sources(method)}.pt")
 
     def write(self, result: Result, curve: list[Result], *, keep_checkpoint: bool = False) -> None:
-        """Keep a finished trial: its curve first, then the file that says it is done.
+        """Keep a finished trial: its curve and its `pictures` first, then the file that says it is done.
 
         A result of other sources that was there goes to superseded/.
         """
         fingerprint = result["fingerprint"]
         before = self.trial(fingerprint)
         if before and before["sources"] != result["sources"]:
-            for kind in ("curves", "trials"):
+            for kind in ("curves", "pictures", "trials"):
                 old = f"superseded/{kind}/{fingerprint}-{before['sources']}.parquet"
                 self.folder.move(f"{kind}/{fingerprint}.parquet", old)
         self.folder.write(_curve(fingerprint), encoded(CURVE, curve))
+        if pictures := result.get("pictures"):
+            self.folder.write(_pictures(fingerprint), encoded(PICTURES, pictures))
         self.folder.write(_trial(fingerprint), encoded(TRIAL, [result]))
         if keep_checkpoint:
             self.folder.move(
@@ -167,33 +171,13 @@ class Store:
         self.write_failure(result)
         return result
 
-    def table(self, name: str) -> list[Result]:
-        """The lines of results/<table>.parquet; none if it is not there."""
-        return self._read(f"{name}.parquet") or []
-
-    @staticmethod
-    def estimate(config: Config, costs: list[Result]) -> float | None:
-        """Seconds that training this Config may take: from the `costs` of trials of nets, views and pictures like its
-        own on this kind of device, by epochs. None where there is none.
-        """
-        device, alike = provenance.machine(), {name: getattr(config, name) for name in _COST}
-        speeds = [
-            done["wall_seconds"] / done["epochs"]
-            for done in costs
-            if done["device"] == device and done["outcome"] != "diverged" and alike.items() <= done.items()
-        ]
-        return statistics.median(speeds) * config.epochs if speeds else None
+    def table(self, name: str, columns: list[str] | None = None) -> list[Result]:
+        """The lines of results/<table>.parquet, with `columns` those alone; none if it is not there."""
+        return self._read(f"{name}.parquet", columns) or []
 
     def fingerprints(self) -> list[str]:
         """Of every finished trial there is."""
         return [name.removesuffix(".parquet") for name in self.folder.names("trials")]
-
-    def costs(self) -> list[Result]:
-        """What `estimate` looks at, of all that the table files have."""
-        lines: dict[str, Result] = {}
-        for name in tables.names():
-            lines |= {line["fingerprint"]: line for line in self._read(f"{name}.parquet", [*_COST, *_TOOK]) or []}
-        return [line for line in lines.values() if line["wall_seconds"] is not None]
 
     def failures(self, fingerprints: Iterable[str]) -> list[Result]:
         """Of these trials, the results of those that failed."""
@@ -289,6 +273,10 @@ def _curve(fingerprint: str) -> str:
     return f"curves/{fingerprint}.parquet"
 
 
+def _pictures(fingerprint: str) -> str:
+    return f"pictures/{fingerprint}.parquet"
+
+
 def _failed(fingerprint: str) -> str:
     return f"failed/{fingerprint}.parquet"
 
@@ -298,11 +286,6 @@ def _each(function: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
     names = list(names)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return dict(zip(names, pool.map(function, names), strict=True))
-
-
-# What the time of an epoch hangs on most; the batch size and the other switches matter little beside it.
-_COST = ("data", "train_images", "image_size", "backbone", "stem", "width", "pairs_per_image", "precision")
-_TOOK = ("fingerprint", "device", "outcome", "epochs", "wall_seconds")
 
 
 def unfinished(config: Config, outcome: str, message: str) -> Result:

@@ -12,7 +12,7 @@ import torch
 
 import simsiam
 from ablations import provenance
-from simsiam import buckets, data, distributed, loader, monitor, precision, pretrain, probe
+from simsiam import buckets, data, distributed, gallery, loader, monitor, precision, pretrain, probe
 from simsiam import config as configs
 from simsiam.checkpoint import Keeper, Place
 from simsiam.config import EAGER, Config, Runtime
@@ -76,6 +76,9 @@ def run(
     }
     if isinstance(pictures, Source):
         data.unchanged(pictures)  # it was read while it trained
+    if runtime.pictures and result["outcome"] != monitor.DIVERGED:
+        drawn = (progress.curve[-1][name] for name in monitor.DRAWN)
+        result["pictures"] = gallery.rows(config, train, test, *drawn)  # the store keeps them apart
     speed = [line["images_per_second"] for line in progress.curve]
     result |= {
         **_cost(runtime, keeper),

@@ -159,6 +159,7 @@ class Runtime:
     checkpoint_seconds: float = 30.0  # wall-clock time between two checkpoints
     gpu_fraction: float = 1.0  # of a GPU's memory that one worker may use
     keep_checkpoint: bool = False  # after the trial is finished
+    pictures: bool = False  # whether a result keeps some of the pictures
     price: float | None = None  # of an hour of one CPU or GPU
     until: float | None = None  # seconds since 1970 at which a trial must have ended, if need be half done
 

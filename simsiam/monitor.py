@@ -26,6 +26,7 @@ MEASURED = (
     "knn_top1",
     "knn_train_top1",
 )
+DRAWN = "neighbours", "plane"
 FINISHED, COLLAPSED, DIVERGED = "finished", "collapsed", "diverged"
 COLLAPSED_STD, COLLAPSED_RANK = 0.02, 3.0
 
@@ -37,6 +38,7 @@ _GPU_PRODUCT = 1 << 27  # cosines at once
 _VOTE = 2**40  # a whole vote
 _QUERIES = 10_000  # training pictures that are looked for among the others
 _SINGULAR_VALUES = 64
+_ASKED, _NEAR, _POINTS = 8, 5, 500  # test pictures whose neighbours are kept, how many those are; z kept in a plane
 
 
 def outcome(loss: float, z_std: float, effective_rank: float, *, highest_rank: int) -> str:
@@ -173,14 +175,14 @@ def embed(forward: Callable[[Tensor], Tensor], images: Images, crop: float) -> t
 
 
 def measure(
-    model: SimSiam, train: Images, test: Images, protocol: Protocol, *, leave_one_out: int | None = None
+    model: SimSiam, train: Images, test: Images, protocol: Protocol, *, last: int | None = None
 ) -> dict[str, Any]:
     """The numbers of `MEASURED` of a model in eval mode, on the full test set.
 
     Args:
-        leave_one_out: a seed; None leaves knn_train_top1 None. It is kNN of at most 10,000 training pictures, drawn by
-            the seed, among all others: no test label is in it. It costs as many cosines as kNN of so many test
-            pictures.
+        last: the seed, after the last epoch: then there are also knn_train_top1, and what a drawing needs (`DRAWN`).
+            The first is kNN of at most 10,000 training pictures, drawn by the seed, among all others: no test label
+            is in it. It costs as many cosines as kNN of so many test pictures.
     """
     training = model.training
     model.eval()
@@ -194,7 +196,7 @@ def measure(
     model.train(training)
     nearest = functools.partial(knn_top1, k=protocol.knn_k, temperature=protocol.knn_temperature)
     eigenvalues = spectrum(z)
-    found = {
+    found: dict[str, Any] = {
         "z_std": z_std(z),
         "effective_rank": effective_rank(eigenvalues),
         "z_singular_values": singular_values(eigenvalues),
@@ -202,14 +204,45 @@ def measure(
         "knn_top1": nearest(bank, bank_labels, features, labels),
         "knn_train_top1": None,
     }
-    if leave_one_out is not None:
+    if last is not None:
         lengths = distributed.everyone(len(bank))
         first = sum(lengths[: distributed.rank()])
-        drawn = np.sort(randomness.permutation(sum(lengths), "leave one out", leave_one_out)[:_QUERIES])
+        drawn = np.sort(randomness.permutation(sum(lengths), "leave one out", last)[:_QUERIES])
         own = torch.from_numpy(drawn).to(bank.device)
         mine = own[(own >= first) & (own < first + len(bank))] - first
         queries, wanted = distributed.gather(bank[mine]), distributed.gather(bank_labels[mine])
         found["knn_train_top1"] = nearest(bank, bank_labels, queries, wanted, own=own)
+        shown = np.sort(randomness.permutation(len(features), "neighbours", last)[:_ASKED])
+        near = _neighbours(bank, labelled(train), features[torch.from_numpy(shown).to(features.device)])
+        found["neighbours"] = [[i, *each] for i, each in zip(shown.tolist(), near.tolist(), strict=True)]
+        found["plane"] = _plane(z, labels, randomness.permutation(len(z), "plane", last)[:_POINTS])
+    return found
+
+
+def _neighbours(bank: Tensor, ids: Ids, features: Tensor) -> Tensor:
+    """The numbers of the training pictures nearest to each sample (n, D), (n, 5) or fewer, nearest first.
+
+    Args:
+        bank: this worker's part (N_w, D), of length 1.
+        ids: its pictures' numbers.
+    """
+    k = min(_NEAR, sum(distributed.everyone(len(bank))))
+    cosine, numbers = _nearest(F.normalize(features, dim=1) @ bank.T, upload(ids, bank.device), k)
+    cosine, numbers = (torch.cat([*distributed.stack(each)], 1) for each in (cosine, numbers))
+    cosine, numbers = _nearest(cosine, numbers, k)
+    return numbers.gather(1, cosine.argsort(stable=True, dim=1, descending=True))
+
+
+def _plane(z: Tensor, labels: Tensor, chosen: Ids) -> list[list[float]]:
+    """Some of z/||z|| by their two principal components, each with its label."""
+    unit = F.normalize(z.double(), dim=1)
+    unit = unit - unit.mean(0)
+    if not unit.isfinite().all():
+        return []
+    axes = torch.linalg.eigh(unit.T @ unit).eigenvectors[:, -2:].flip(1)
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # eigenvectors have no sign of their own
+    points = torch.cat([unit @ axes, labels[:, None].double()], 1)
+    found: list[list[float]] = points[torch.from_numpy(chosen).to(z.device)].tolist()
     return found
 
 

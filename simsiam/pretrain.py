@@ -199,7 +199,7 @@ class _Run:
             measured |= dict.fromkeys(("z_std", "effective_rank", "knn_top1"), math.nan)
         elif looked_at:
             last = self.config.seed if epoch == self.config.epochs else None
-            measured |= monitor.measure(self.model, self.train, self.test, self.protocol, leave_one_out=last)
+            measured |= monitor.measure(self.model, self.train, self.test, self.protocol, last=last)
         return {
             "epoch": epoch,
             "loss": loss,

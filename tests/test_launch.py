@@ -172,9 +172,9 @@ def test_workers_get_the_code_as_it_was_when_the_command_began(tmp_path: Path, m
     code = connection._code.__wrapped__
     monkeypatch.setattr(connection, "_code", functools.cache(code))
     sent = connection._environment()["working_dir"]
-    (here / "__init__.py").write_text("edited = True")
+    (here / "objective.py").write_text("edited = True")
     assert connection._environment()["working_dir"] == sent  # as at the next look of --seeds-until-decided
-    assert "edited" not in (Path(sent) / "simsiam" / "__init__.py").read_text()
+    assert "edited" not in (Path(sent) / "simsiam" / "objective.py").read_text()
     monkeypatch.setattr(connection, "_code", code)
     with pytest.raises(UserError, match="The code was edited while the command began"):
         connection._environment()

@@ -206,7 +206,7 @@ def test_measure_is_of_the_whole_test_set_in_eval_mode(training: bool, dtype: to
 def test_knn_among_the_training_pictures_leaves_each_out_of_its_own_neighbours() -> None:
     model = trained_model().double().eval()
     train, test = random_images(301, seed=1, size=8), random_images(40, seed=2, size=8)
-    got = monitor.measure(model, train, test, SMALL, leave_one_out=0)
+    got = monitor.measure(model, train, test, SMALL, last=0)
     bank = torch.nn.functional.normalize(monitor.embed(model.features, train, SMALL.crop)[0], dim=1).numpy()
     cosine = bank @ bank.T
     np.fill_diagonal(cosine, -np.inf)
@@ -230,7 +230,7 @@ def test_of_many_training_pictures_some_are_looked_for(monkeypatch: pytest.Monke
     monkeypatch.setattr(monitor, "knn_top1", knn)
     images = random_images(301, seed=1, size=8), random_images(40, seed=2, size=8)
     for seed in (0, 0, 1):
-        monitor.measure(trained_model().eval(), *images, SMALL, leave_one_out=seed)
+        monitor.measure(trained_model().eval(), *images, SMALL, last=seed)
     assert [len(own.unique()) for own in asked] == [50] * 3
     assert torch.equal(asked[0], asked[1])
     assert not torch.equal(asked[0], asked[2])

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from test_config import some_configs
 
+from ablations import estimate as estimates
 from ablations import provenance
 from ablations import table as tables
 from ablations.columns import COLUMNS
@@ -226,7 +227,7 @@ def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
     config = trials[1].config
 
     def estimate(**changes: Any) -> float | None:
-        return store.estimate(dataclasses.replace(config, **changes), store.costs())
+        return estimates.seconds(dataclasses.replace(config, **changes), estimates.costs(store))
 
     def done(**numbers: Any) -> None:
         finish(store, trials[:1], device=provenance.machine(), **numbers)

@@ -69,6 +69,11 @@ class Source:
         return printable(buckets.shown(str(self.asked or self.path)))
 
     @property
+    def is_public(self) -> bool:
+        """Whether its pictures are anybody's: the digits, or fetched by their public name."""
+        return self.path is None or (self.asked is not None and self.asked != str(self.path))
+
+    @property
     def max_bytes(self) -> int:
         """Of one encoded picture."""
         return largest(self.max_pixels)
