@@ -167,7 +167,7 @@ class Folder:
             ) from None
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """One process at a time, on a disk. A bucket has no locks."""
         if self.bucket:
             yield

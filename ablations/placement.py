@@ -17,7 +17,7 @@ _TRIAL_BYTES = 1.25e9  # and for the driver, the controller and the other actors
 
 
 @dataclass(frozen=True)
-class Ask:
+class Demand:
     """What one trial's workers ask for.
 
     Args:
@@ -60,20 +60,20 @@ class Cluster:
         return [Nodes(1, self.head), *self.others]
 
 
-def slots(cluster: Cluster, ask: Ask) -> int:
+def slots(cluster: Cluster, demand: Demand) -> int:
     """How many of the workers asked for a cluster holds at once."""
-    held = _held(cluster.head, ask)
+    held = _held(cluster.head, demand)
     room = sum(kind.count for kind in cluster.others) if cluster.most is None else cluster.most
-    for kind in sorted(cluster.others, key=lambda kind: _held(kind.resources, ask), reverse=True):
+    for kind in sorted(cluster.others, key=lambda kind: _held(kind.resources, demand), reverse=True):
         count = min(kind.count, room)
-        held += count * _held(kind.resources, ask)
+        held += count * _held(kind.resources, demand)
         room -= count
     return held
 
 
-def _held(resources: Mapping[str, float], ask: Ask) -> int:
+def _held(resources: Mapping[str, float], demand: Demand) -> int:
     """How many of the workers one node holds."""
-    return min(_times(resources.get(name, 0), amount) for name, amount in ask.worker.items())
+    return min(_times(resources.get(name, 0), amount) for name, amount in demand.worker.items())
 
 
 def _times(there: float, amount: float) -> int:
@@ -83,32 +83,32 @@ def _times(there: float, amount: float) -> int:
     return int(there / amount)
 
 
-def concurrent(there: Cluster, possible: Cluster | None, ask: Ask) -> int:
+def concurrent(current: Cluster, maximum: Cluster | None, demand: Demand) -> int:
     """How many trials can run at once, at least 1. With more, trials would wait for each other for ever.
 
     Args:
-        there: what the cluster has now; its head's memory carries every trial's driver.
-        possible: what its autoscaler could make of it; None without one.
+        current: what the cluster has now; its head's memory carries every trial's driver.
+        maximum: what its autoscaler could make of it; None without one.
 
     Raises UserError if not even one trial can ever be placed.
     """
-    clusters = {"has": there} | ({"at most can have": possible} if possible else {})
-    can = max(clusters, key=lambda name: slots(clusters[name], ask))
-    most = slots(clusters[can], ask)
-    if most < ask.workers:
+    clusters = {"has": current} | ({"at most can have": maximum} if maximum else {})
+    can = max(clusters, key=lambda name: slots(clusters[name], demand))
+    most = slots(clusters[can], demand)
+    if most < demand.workers:
         raise UserError(
-            f"A trial asks for {ask}. The cluster {can} {_text(clusters[can], ask)}: room for {most}. "
+            f"A trial asks for {demand}. The cluster {can} {_text(clusters[can], demand)}: room for {most}. "
             "Use fewer --workers, fewer --loader-processes, or a larger cluster."
         )
-    by_memory = int((there.head.get("memory", 0) - _HEAD_BYTES) // _TRIAL_BYTES)
-    return max(1, min(most // ask.workers, by_memory))
+    by_memory = int((current.head.get("memory", 0) - _HEAD_BYTES) // _TRIAL_BYTES)
+    return max(1, min(most // demand.workers, by_memory))
 
 
-def _text(cluster: Cluster, ask: Ask) -> str:
+def _text(cluster: Cluster, demand: Demand) -> str:
     """What a cluster has of what is asked for: '1 x 0 CPU; 9 x 8 CPU, at most 5 besides the head'."""
     counts: Counter[str] = Counter()
     for kind in cluster.kinds:
-        counts[" and ".join(f"{kind.resources.get(name, 0):g} {name}" for name in ask.worker)] += kind.count
+        counts[" and ".join(f"{kind.resources.get(name, 0):g} {name}" for name in demand.worker)] += kind.count
     limit = "" if cluster.most is None else f", at most {cluster.most} besides the head"
     return "; ".join(f"{count} x {each}" for each, count in counts.items()) + limit
 

@@ -207,7 +207,7 @@ class Store:
         by_table: dict[str, list[Trial]] = {}
         for trial in trials:
             by_table.setdefault(trial.table.name, []).append(trial)
-        with self.folder.alone():
+        with self.folder.locked():
             for name, members in by_table.items():
                 self._rebuild(name, members, results, stamps)
 

@@ -14,7 +14,7 @@ import simsiam
 from ablations import provenance
 from simsiam import buckets, data, distributed, gallery, loader, monitor, precision, pretrain, probe
 from simsiam import config as configs
-from simsiam.checkpoint import Keeper, Place
+from simsiam.checkpoint import Checkpointer, Place
 from simsiam.config import EAGER, Config, Runtime
 from simsiam.data import Source
 from simsiam.loader import Decoded, Images, InMemory
@@ -65,14 +65,14 @@ def run(
     if isinstance(pictures, Source):
         data.unchanged(pictures)
     train, test = loader.load(pictures, config, runtime)
-    keeper = Keeper(
+    checkpointer = Checkpointer(
         config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry, until=runtime.until
     )
-    model, progress = pretrain.pretrain(config, runtime, train, test, keeper=keeper, on_epoch=on_epoch)
+    model, progress = pretrain.pretrain(config, runtime, train, test, checkpointer=checkpointer, on_epoch=on_epoch)
     result = {
         **dataclasses.asdict(config),
         "fingerprint": configs.fingerprint(config),
-        **_evaluated(config, model, progress, train, test, keeper),
+        **_evaluated(config, model, progress, train, test, checkpointer),
     }
     if isinstance(pictures, Source):
         data.unchanged(pictures)  # it was read while it trained
@@ -81,7 +81,7 @@ def run(
         result["pictures"] = gallery.rows(config, train, test, *drawn)  # the store keeps them apart
     speed = [line["images_per_second"] for line in progress.curve]
     result |= {
-        **_cost(runtime, keeper),
+        **_cost(runtime, checkpointer),
         "images_per_second": sorted(speed)[len(speed) // 2],
         "eval_seconds": sum(line["eval_seconds"] for line in progress.curve),
         "started": started,
@@ -116,7 +116,7 @@ def _keep_to_its_share(fraction: float) -> None:
 
 
 def _evaluated(
-    config: Config, model: SimSiam, progress: pretrain.Progress, train: Images, test: Images, keeper: Keeper
+    config: Config, model: SimSiam, progress: pretrain.Progress, train: Images, test: Images, checkpointer: Checkpointer
 ) -> Result:
     """What a trained model came to."""
     last, protocol = progress.curve[-1], PROTOCOLS[config.protocol]
@@ -125,7 +125,7 @@ def _evaluated(
     )
     linear_top1 = None
     if outcome != monitor.DIVERGED:
-        linear_top1 = probe.linear_top1(model, train, test, protocol, seed=config.seed, keeper=keeper)
+        linear_top1 = probe.linear_top1(model, train, test, protocol, seed=config.seed, checkpointer=checkpointer)
     return {
         "outcome": outcome,
         **{name: last[name] for name in ("loss", *monitor.MEASURED)},
@@ -173,9 +173,9 @@ def _raw_pixel_knn(train: Images, test: Images, protocol: Protocol) -> float | N
     return monitor.knn_top1(bank, train.labels[ids], query, test.labels, k=k, temperature=temperature)
 
 
-def _cost(runtime: Runtime, keeper: Keeper) -> Result:
+def _cost(runtime: Runtime, checkpointer: Checkpointer) -> Result:
     """What a trial took, on all machines that it has been on."""
-    seconds = keeper.seconds
+    seconds = checkpointer.seconds
     device_seconds = seconds["workers"] * (runtime.gpu_fraction if runtime.device.startswith("cuda") else 1)
     return {
         "wall_seconds": seconds["wall"],

@@ -19,7 +19,7 @@ import torch
 from ablations import provenance
 from benchmarks import peers
 from simsiam import pretrain
-from simsiam.checkpoint import Keeper
+from simsiam.checkpoint import Checkpointer
 from simsiam.config import COMPILED, EAGER, GRAPH, Config, Runtime
 from simsiam.loader import InMemory
 from simsiam.recipes import RECIPES
@@ -47,8 +47,8 @@ def ours(size: int, batch: int, precision: str, step: str) -> Iterator[torch.Ten
     )
     images = _noise(32 if size == 32 else 256, 50_000 if size == 32 else 2_000, config.image_size, device)
     runtime = Runtime(device=device, threads=torch.get_num_threads(), step=step)
-    keeper = Keeper(config, _Nowhere(), seconds=1e9)
-    run = pretrain._Run(config, runtime, images, images, keeper)
+    checkpointer = Checkpointer(config, _Nowhere(), seconds=1e9)
+    run = pretrain._Run(config, runtime, images, images, checkpointer)
     run.method.train()
     for drawn in run.batches():
         yield run.train_on(*drawn)

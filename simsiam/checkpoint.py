@@ -17,7 +17,7 @@ from simsiam.config import Config, difference
 
 _MARGIN = 1.5  # of the time that is kept for what a run does until it looks at the clock again
 
-EVERY = 20  # steps between two calls of Keeper.save: with many workers, a look at the clock is a broadcast
+EVERY = 20  # steps between two calls of Checkpointer.save: with many workers, a look at the clock is a broadcast
 
 
 class Place(Protocol):
@@ -36,7 +36,7 @@ class WrongCheckpointError(ValueError):
     """The checkpoint belongs to another Config."""
 
 
-class Keeper:
+class Checkpointer:
     """The one checkpoint of a run, in named parts, and the run's clock. Every worker has one and calls it alike.
 
     Args:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from simsiam import checkpoint, distributed, monitor, optim, randomness, views
 from simsiam import method as methods
-from simsiam.checkpoint import Keeper
+from simsiam.checkpoint import Checkpointer
 from simsiam.config import COMPILED, EAGER, Config, Runtime
 from simsiam.graph import Graphed
 from simsiam.loader import Chunk, Images, chunks, upload
@@ -70,14 +70,14 @@ def pretrain(
     train: Images,
     test: Images,
     *,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     on_epoch: Callable[[Line], None],
 ) -> tuple[SimSiam, Progress]:
     """Train from the last checkpoint, or from the seed, to the last epoch or to a loss that is not finite.
 
     `on_epoch` is called on every worker with the line of each epoch.
     """
-    run = _Run(config, runtime, train, test, keeper)
+    run = _Run(config, runtime, train, test, checkpointer)
     run.resume()
     steps = run.steps_per_epoch
     batches = run.batches()
@@ -91,8 +91,10 @@ def pretrain(
 class _Run:
     """The objects of one run, and what happens to them in an epoch."""
 
-    def __init__(self, config: Config, runtime: Runtime, train: Images, test: Images, keeper: Keeper) -> None:
-        self.config, self.train, self.test, self.keeper = config, train, test, keeper
+    def __init__(
+        self, config: Config, runtime: Runtime, train: Images, test: Images, checkpointer: Checkpointer
+    ) -> None:
+        self.config, self.train, self.test, self.checkpointer = config, train, test, checkpointer
         self.device = torch.device(runtime.device)
         self.dtype = WEIGHTS[config.precision]
         self.method = methods.build(config, len(train)).to(self.device, self.dtype)
@@ -127,7 +129,7 @@ class _Run:
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        if state := self.keeper.resume():
+        if state := self.checkpointer.resume():
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             optim.place_lr(self.optimizer, self.device)
@@ -136,12 +138,12 @@ class _Run:
             init = monitor.measure(self.model, self.train, self.test, self.protocol)
             self.progress.knn_top1_init = init["knn_top1"]
         if not self.progress.workers or self.progress.workers[-1][1] != distributed.world_size():
-            # The list is the keeper's: where no step is left, the linear evaluation saves it.
+            # The list is the checkpointer's: where no step is left, the linear evaluation saves it.
             self.progress.workers.append((self.progress.step, distributed.world_size()))
 
     def save(self, of_epoch: Callable[[], dict[str, float]] = dict, at_once: bool = False) -> None:
         """A checkpoint, if it is time for one. `of_epoch` says how far the epoch under way is."""
-        self.keeper.save(
+        self.checkpointer.save(
             lambda: {
                 "method": self.method.state_dict(),
                 "optimizer": self.optimizer.state_dict(),

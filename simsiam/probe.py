@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simsiam import checkpoint, distributed, monitor, optim, randomness, views
-from simsiam.checkpoint import Keeper
+from simsiam.checkpoint import Checkpointer
 from simsiam.loader import Chunk, Images, chunks, upload
 from simsiam.model import SimSiam
 from simsiam.protocols import Protocol
@@ -21,7 +21,9 @@ _MIN_AREA = 0.08  # of a training crop: torchvision's default, as in the release
 _VIEW = 1000  # a view number of its own, so that the probe's crops are not those of the pre-training
 
 
-def linear_top1(model: SimSiam, train: Images, test: Images, protocol: Protocol, *, seed: int, keeper: Keeper) -> float:
+def linear_top1(
+    model: SimSiam, train: Images, test: Images, protocol: Protocol, *, seed: int, checkpointer: Checkpointer
+) -> float:
     """Per cent of the full test set that a linear classifier gets right. `seed` orders and crops its training.
 
     A classifier trained on crops is part of the run's checkpoint, and gone on from.
@@ -41,7 +43,7 @@ def linear_top1(model: SimSiam, train: Images, test: Images, protocol: Protocol,
         )
         features = (features - mean) / std
     else:
-        classifier = _train_on_crops(backbone, model.backbone.features, train, protocol, seed, keeper)
+        classifier = _train_on_crops(backbone, model.backbone.features, train, protocol, seed, checkpointer)
     with torch.no_grad():
         right = classifier(features).argmax(1) == wanted
     return 100 * float(right.double().mean())
@@ -65,7 +67,12 @@ def logistic_regression(x: Tensor, labels: Tensor, *, l2: float, iterations: int
 
 
 def _train_on_crops(
-    backbone: Callable[[Tensor], Tensor], features: int, train: Images, protocol: Protocol, seed: int, keeper: Keeper
+    backbone: Callable[[Tensor], Tensor],
+    features: int,
+    train: Images,
+    protocol: Protocol,
+    seed: int,
+    checkpointer: Checkpointer,
 ) -> nn.Linear:
     """The paper's probe: SGD or LARS without weight decay, cosine, random resized crops and flips."""
     ids = torch.nonzero(train.labels >= 0).flatten().cpu().numpy()
@@ -74,7 +81,7 @@ def _train_on_crops(
     lr = _given(protocol.probe_lr) * batch / 256
     optimizer = optim.sgd_or_lars(protocol.probe_optimizer)(classifier.parameters(), lr=lr, momentum=0.9)
     steps, first = len(ids) // batch, 0
-    if state := keeper.part("probe"):
+    if state := checkpointer.part("probe"):
         first = state["step"]
         classifier.load_state_dict(state["classifier"])
         optimizer.load_state_dict(state["optimizer"])
@@ -89,7 +96,7 @@ def _train_on_crops(
         optimizer.step()
         if number % checkpoint.EVERY == checkpoint.EVERY - 1:
             state = {"step": number + 1, "classifier": classifier.state_dict(), "optimizer": optimizer.state_dict()}
-            keeper.save(lambda state=state: {"probe": state})  # type: ignore[misc]
+            checkpointer.save(lambda state=state: {"probe": state})  # type: ignore[misc]
     return classifier
 
 

@@ -45,9 +45,9 @@ def test_time_of_all_workers_counts_as_many_as_there_were(monkeypatch: pytest.Mo
     monkeypatch.setattr(distributed, "everyone", lambda item: [item])
     for workers, lost in ((4, 3), (1, 0)):
         monkeypatch.setattr(distributed, "world_size", lambda workers=workers: workers)
-        keeper = tiny.keeper(place=place)
-        keeper.resume()
+        checkpointer = tiny.checkpointer(place=place)
+        checkpointer.resume()
         now[0] += 10
-        keeper.save(dict, at_once=True)
+        checkpointer.save(dict, at_once=True)
         now[0] += lost  # it dies, and this is done again
-    assert keeper.seconds == {"wall": 20, "workers": 50}
+    assert checkpointer.seconds == {"wall": 20, "workers": 50}

@@ -362,18 +362,18 @@ def test_the_plan_reads_the_autoscalers_maximum_from_what_ray_up_leaves_on_the_h
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     head = {cluster.HEAD: 1.0, "memory": 5e10}
-    monkeypatch.setattr(cluster, "there", lambda: Cluster(head, []))
-    assert cluster.possible() is None
+    monkeypatch.setattr(cluster, "current", lambda: Cluster(head, []))
+    assert cluster.maximum() is None
     kinds = {**up.config["available_node_types"], "small": {"resources": {"CPU": 4}}}
     (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump({**up.config, "available_node_types": kinds}))
-    possible = cluster.possible()
+    possible = cluster.maximum()
     assert possible is not None
     assert (possible.head, possible.most) == (head, 8)
     gpu, small = possible.others
     assert (gpu.count, gpu.resources["CPU"], gpu.resources["GPU"]) == (8, 48, 4)
     assert small == Nodes(8, {"CPU": 4})
-    ask = cluster.ask(Runtime(workers=4, loader_processes=11), cluster.there(), possible)
-    assert placement.concurrent(cluster.there(), possible, ask) == 8
+    demand = cluster.demand(Runtime(workers=4, loader_processes=11), cluster.current(), possible)
+    assert placement.concurrent(cluster.current(), possible, demand) == 8
 
 
 def test_a_gpu_machine_is_on_spot_with_the_workers_rights(up: Up, ec2: Any) -> None:

@@ -138,7 +138,7 @@ class Run:
         assert decoded is not None
         config = dataclasses.replace(config, data=decoded.name)
         runtime = Runtime(device=device, step=step)
-        self.run = pretrain._Run(config, runtime, *loader.load(decoded, config, runtime), tiny.keeper(config))
+        self.run = pretrain._Run(config, runtime, *loader.load(decoded, config, runtime), tiny.checkpointer(config))
         self.run.method.train()
         self.batches = self.run.batches()
 

@@ -27,7 +27,7 @@ from ray.train.v2._internal.exceptions import (
 
 from ablations import launch, progress, provenance, request, results, run
 from ablations import store as stores
-from ablations.launch import drive
+from ablations.launch import trainable
 from ablations.table import UserError
 from simsiam import checkpoint
 from simsiam.config import Runtime, fingerprint
@@ -161,7 +161,7 @@ def test_results_in_a_bucket(cluster: str) -> None:
     ],
 )
 def test_what_would_end_in_the_same_way_is_not_tried_again(cause: Exception, hopeless: bool) -> None:
-    assert drive.hopeless(cause) == hopeless
+    assert trainable.hopeless(cause) == hopeless
 
 
 def test_workers_get_the_code_as_it_was_when_the_command_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,16 +204,16 @@ def test_a_trial_that_had_to_go_on_with_fewer_workers_asks_for_all_the_next_time
             raise death(DataError("Corrupt image"))  # which ends it
         raise error
 
-    monkeypatch.setattr(drive, "_fit", fit)
-    monkeypatch.setattr(drive.placement, "slots", lambda *_: room[0])
-    monkeypatch.setattr(drive.cluster, "there", lambda: None)
+    monkeypatch.setattr(trainable, "_fit", fit)
+    monkeypatch.setattr(trainable.placement, "slots", lambda *_: room[0])
+    monkeypatch.setattr(trainable.cluster, "current", lambda: None)
     board = SimpleNamespace(tell=lambda name, text: told.append(text))
-    monkeypatch.setenv(drive.PATIENCE, "1")  # which it sets for Train
-    monkeypatch.setattr(drive.trainer, "remove_placement_groups", lambda: None)
+    monkeypatch.setenv(trainable.PATIENCE, "1")  # which it sets for Train
+    monkeypatch.setattr(trainable.trainer, "remove_placement_groups", lambda: None)
     config, store = tiny.config(), stores.Store.at(tmp_path)
     job = {"config": dataclasses.asdict(config), "runtime": dataclasses.asdict(Runtime(workers=8))}
     job |= {"results": str(tmp_path), "patience": 1, "given_up": False, "resources": {"GPU": 1.0}}
-    drive.drive({"job": job}, {config.train_images: None}, board)
+    trainable.trainable({"job": job}, {config.train_images: None}, board)
     told = [text for text in told if not text.startswith("waiting for ")]
     # After the fifth: four were too few for the memory, so five at least.
     assert asked == [8, 8, 4, 8, 4, 8, 8, 5]
@@ -237,7 +237,7 @@ def test_a_driver_after_one_that_died_within_its_last_write_leaves_the_result_al
     store.checkpoint(fingerprint(config), "simsiam").write(b"last")
     job = {"config": dataclasses.asdict(config), "runtime": dataclasses.asdict(Runtime())}
     job |= {"results": str(tmp_path), "given_up": False}
-    drive.drive({"job": job}, {config.train_images: None}, None)  # type: ignore[arg-type]
+    trainable.trainable({"job": job}, {config.train_images: None}, None)  # type: ignore[arg-type]
     assert store.trial(fingerprint(config))["outcome"] == "finished"
     assert store.failure(fingerprint(config)) is None
     assert store.checkpoint(fingerprint(config), "simsiam").read() is None
@@ -245,12 +245,12 @@ def test_a_driver_after_one_that_died_within_its_last_write_leaves_the_result_al
 
 def test_the_cause_is_the_exception_as_the_worker_raised_it() -> None:
     raised = UserExceptionWithTraceback(DataError("Corrupt image in x.png"), "Traceback ...")
-    assert str(drive.cause_of(WorkerGroupError("1 failed", {1: raised}))) == "Corrupt image in x.png"
-    assert str(drive.cause_of(ControllerError(RuntimeError("no controller")))) == "no controller"
+    assert str(trainable.cause_of(WorkerGroupError("1 failed", {1: raised}))) == "Corrupt image in x.png"
+    assert str(trainable.cause_of(ControllerError(RuntimeError("no controller")))) == "no controller"
     dead = WorkerHealthCheckFailedError("A worker health check failed.", failure=ray.exceptions.OutOfMemoryError("x"))
-    assert isinstance(drive.cause_of(WorkerGroupError("1 failed", {0: dead})), ray.exceptions.OutOfMemoryError)
+    assert isinstance(trainable.cause_of(WorkerGroupError("1 failed", {0: dead})), ray.exceptions.OutOfMemoryError)
     echo, first = RuntimeError("Connection closed by peer"), torch.OutOfMemoryError("CUDA out of memory")
-    assert drive.cause_of(WorkerGroupError("2 failed", {0: echo, 1: first})) is first
+    assert trainable.cause_of(WorkerGroupError("2 failed", {0: echo, 1: first})) is first
 
 
 def test_more_workers_than_the_cluster_holds_are_refused(

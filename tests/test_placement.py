@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ablations import placement
-from ablations.placement import Ask, Cluster, Nodes
+from ablations.placement import Cluster, Demand, Nodes
 from ablations.table import UserError
 
 GPU_NODE = {"CPU": 8, "GPU": 4}
@@ -18,44 +18,48 @@ def cluster(*others: tuple[int, dict[str, float]], most: int | None = None) -> C
 
 
 @pytest.mark.parametrize(
-    ("there", "ask", "expected"),
+    ("current", "demand", "expected"),
     [
-        (cluster((1, {"CPU": 3})), Ask(1, {"CPU": 1}), 3),
-        (cluster((2, {"CPU": 3})), Ask(1, {"CPU": 2}), 2),  # a worker stands on one node
-        (cluster((2, GPU_NODE)), Ask(4, {"CPU": 1, "GPU": 1}), 8),
-        (cluster((2, GPU_NODE)), Ask(4, {"CPU": 5, "GPU": 1}), 2),  # CPUs bind
-        (cluster((1, GPU_NODE)), Ask(1, {"CPU": 1, "GPU": 0.25}), 8),
-        (cluster((1, {"CPU": 99, "GPU": 1})), Ask(1, {"CPU": 1, "GPU": 0.1}), 10),  # 1 / 0.1 is no whole float
-        (cluster((1, GPU_NODE)), Ask(1, {"GPU": 0.6}), 4),  # a share comes out of one GPU
-        (cluster(), Ask(1, {"CPU": 1}), 0),
-        (Cluster({"CPU": 3}, [Nodes(1, {"CPU": 2})]), Ask(1, {"CPU": 1}), 5),  # a head may train too
-        (cluster((8, {"CPU": 1}), (8, {"CPU": 4}), most=8), Ask(1, {"CPU": 1}), 32),  # as many of the large as may be
-        (cluster((8, {"CPU": 1}), (2, {"CPU": 4}), most=8), Ask(1, {"CPU": 1}), 14),  # and small ones besides
-        (Cluster({"CPU": 3}, [Nodes(8, {"CPU": 1})], most=2), Ask(1, {"CPU": 1}), 5),  # the head is there anyway
+        (cluster((1, {"CPU": 3})), Demand(1, {"CPU": 1}), 3),
+        (cluster((2, {"CPU": 3})), Demand(1, {"CPU": 2}), 2),  # a worker stands on one node
+        (cluster((2, GPU_NODE)), Demand(4, {"CPU": 1, "GPU": 1}), 8),
+        (cluster((2, GPU_NODE)), Demand(4, {"CPU": 5, "GPU": 1}), 2),  # CPUs bind
+        (cluster((1, GPU_NODE)), Demand(1, {"CPU": 1, "GPU": 0.25}), 8),
+        (cluster((1, {"CPU": 99, "GPU": 1})), Demand(1, {"CPU": 1, "GPU": 0.1}), 10),  # 1 / 0.1 is no whole float
+        (cluster((1, GPU_NODE)), Demand(1, {"GPU": 0.6}), 4),  # a share comes out of one GPU
+        (cluster(), Demand(1, {"CPU": 1}), 0),
+        (Cluster({"CPU": 3}, [Nodes(1, {"CPU": 2})]), Demand(1, {"CPU": 1}), 5),  # a head may train too
+        (
+            cluster((8, {"CPU": 1}), (8, {"CPU": 4}), most=8),
+            Demand(1, {"CPU": 1}),
+            32,
+        ),  # as many of the large as may be
+        (cluster((8, {"CPU": 1}), (2, {"CPU": 4}), most=8), Demand(1, {"CPU": 1}), 14),  # and small ones besides
+        (Cluster({"CPU": 3}, [Nodes(8, {"CPU": 1})], most=2), Demand(1, {"CPU": 1}), 5),  # the head is there anyway
     ],
 )
-def test_slots_count_workers_node_by_node(there: Cluster, ask: Ask, expected: int) -> None:
-    assert placement.slots(there, ask) == expected
+def test_slots_count_workers_node_by_node(current: Cluster, demand: Demand, expected: int) -> None:
+    assert placement.slots(current, demand) == expected
 
 
 def test_as_many_trials_run_as_their_workers_fit() -> None:
-    ask = Ask(3, {"CPU": 1, "GPU": 1})
-    assert placement.concurrent(cluster((2, GPU_NODE)), None, ask) == 2  # 8 slots, 3 a trial
+    demand = Demand(3, {"CPU": 1, "GPU": 1})
+    assert placement.concurrent(cluster((2, GPU_NODE)), None, demand) == 2  # 8 slots, 3 a trial
 
 
 def test_the_autoscalers_maximum_counts_where_there_is_one() -> None:
-    ask = Ask(4, {"CPU": 1, "GPU": 1})
-    assert placement.concurrent(cluster(), cluster((5, GPU_NODE)), ask) == 5
+    demand = Demand(4, {"CPU": 1, "GPU": 1})
+    assert placement.concurrent(cluster(), cluster((5, GPU_NODE)), demand) == 5
 
 
 def test_the_heads_memory_limits_how_many_drivers_it_carries() -> None:
-    ask = Ask(1, {"CPU": 1})
-    assert placement.concurrent(Cluster({"CPU": 64, "memory": 2e9 + 3 * 1.25e9}, []), None, ask) == 3
-    assert placement.concurrent(Cluster({"CPU": 64, "memory": 1e9}, []), None, ask) == 1
+    demand = Demand(1, {"CPU": 1})
+    assert placement.concurrent(Cluster({"CPU": 64, "memory": 2e9 + 3 * 1.25e9}, []), None, demand) == 3
+    assert placement.concurrent(Cluster({"CPU": 64, "memory": 1e9}, []), None, demand) == 1
 
 
 @pytest.mark.parametrize(
-    ("there", "possible", "complaint"),
+    ("current", "maximum", "complaint"),
     [
         (Cluster({"CPU": 3}, []), None, r"asks for 4 workers of 1 CPU. The cluster has 1 x 3 CPU: room for 3"),
         (cluster((1, {"CPU": 2}), (1, {"CPU": 1})), None, r"has 1 x 0 CPU; 1 x 2 CPU; 1 x 1 CPU: room for 3"),
@@ -69,9 +73,9 @@ def test_the_heads_memory_limits_how_many_drivers_it_carries() -> None:
         (cluster(), None, r"The cluster has 1 x 0 CPU: room for 0"),
     ],
 )
-def test_what_can_never_be_placed_is_refused(there: Cluster, possible: Cluster | None, complaint: str) -> None:
+def test_what_can_never_be_placed_is_refused(current: Cluster, maximum: Cluster | None, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        placement.concurrent(there, possible, Ask(4, {"CPU": 1}))
+        placement.concurrent(current, maximum, Demand(4, {"CPU": 1}))
 
 
 def test_two_ranks_never_share_a_gpu() -> None:

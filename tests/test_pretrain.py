@@ -26,8 +26,8 @@ def images() -> tuple[loader.Images, loader.Images]:
 def run(
     config: Config, images: tuple[loader.Images, loader.Images], place: tiny.Memory | None = None, seconds: float = 30
 ) -> tuple[SimSiam, pretrain.Progress]:
-    keeper = tiny.keeper(config, place, seconds)
-    return pretrain.pretrain(config, Runtime(), *images, keeper=keeper, on_epoch=lambda line: None)
+    checkpointer = tiny.checkpointer(config, place, seconds)
+    return pretrain.pretrain(config, Runtime(), *images, checkpointer=checkpointer, on_epoch=lambda line: None)
 
 
 def science(curve: list[pretrain.Line]) -> list[dict[str, Any]]:
@@ -117,10 +117,10 @@ def test_other_workers_are_told_of_even_where_no_step_is_left(
     monkeypatch.setattr(pretrain, "DistributedDataParallel", lambda model, **_: model)
     monkeypatch.setattr(pretrain.distributed, "everyone", lambda item: [item] * 3)
     monkeypatch.setattr(pretrain.distributed, "agree", lambda decision, device: decision)
-    keeper = tiny.keeper(config, place)
-    pretrain.pretrain(config, Runtime(), *images, keeper=keeper, on_epoch=lambda line: None)
-    keeper.save(lambda: {"probe": "the classifier"}, at_once=True)  # by the linear evaluation
-    found = tiny.keeper(config, place)
+    checkpointer = tiny.checkpointer(config, place)
+    pretrain.pretrain(config, Runtime(), *images, checkpointer=checkpointer, on_epoch=lambda line: None)
+    checkpointer.save(lambda: {"probe": "the classifier"}, at_once=True)  # by the linear evaluation
+    found = tiny.checkpointer(config, place)
     found.resume()
     assert found.part("progress")["workers"] == [(0, 1), (2, 3)]
 

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from simsiam import checkpoint, data, probe
-from simsiam.checkpoint import Keeper
+from simsiam.checkpoint import Checkpointer
 from simsiam.config import Runtime
 from simsiam.loader import InMemory, decode, load
 from simsiam.model import SimSiam
@@ -79,7 +79,7 @@ def features(model: SimSiam, images: InMemory) -> np.ndarray:
 def test_linear_top1_of_digits_is_scikit_learns() -> None:
     model, train, test = digits_data()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    got = probe.linear_top1(model.train(), train, test, PROTOCOLS["small"], seed=0, keeper=tiny.keeper())
+    got = probe.linear_top1(model.train(), train, test, PROTOCOLS["small"], seed=0, checkpointer=tiny.checkpointer())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
     scaler = StandardScaler().fit(features(model, train))
@@ -111,7 +111,9 @@ def test_probe_on_crops_learns_and_leaves_the_network_alone(kind: str, lr: float
     model = SimSiam(digits()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train, test = coloured(90, seed=0), coloured(60, seed=1)
-    got = probe.linear_top1(model, train, test, crop_protocol(kind, lr, epochs=8), seed=0, keeper=tiny.keeper())
+    got = probe.linear_top1(
+        model, train, test, crop_protocol(kind, lr, epochs=8), seed=0, checkpointer=tiny.checkpointer()
+    )
     assert got >= 95
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -121,7 +123,7 @@ def test_probe_cannot_tell_noise(kind: str) -> None:
     model = SimSiam(digits())
     train, test = random_images(64, seed=0), random_images(400, seed=1)
     protocol = dataclasses.replace(crop_protocol(kind, 1.0), probe_l2=1e-3)
-    assert 10 < probe.linear_top1(model, train, test, protocol, seed=0, keeper=tiny.keeper()) < 40
+    assert 10 < probe.linear_top1(model, train, test, protocol, seed=0, checkpointer=tiny.checkpointer()) < 40
 
 
 @pytest.mark.parametrize("kind", ["sgd", "lbfgs"])
@@ -133,15 +135,17 @@ def test_probe_learns_from_labelled_pictures_alone(kind: str) -> None:
     shown.pixels[80:] = 0
     test = coloured(60, seed=1)
     one, two = (
-        probe.linear_top1(SimSiam(digits()), each, test, protocol, seed=0, keeper=tiny.keeper())
+        probe.linear_top1(SimSiam(digits()), each, test, protocol, seed=0, checkpointer=tiny.checkpointer())
         for each in (some, shown)
     )
     assert one == two >= 95
 
 
-def classifier(train: InMemory, protocol: Protocol, seed: int, keeper: Keeper | None = None) -> Tensor:
+def classifier(train: InMemory, protocol: Protocol, seed: int, checkpointer: Checkpointer | None = None) -> Tensor:
     model = SimSiam(digits()).eval().requires_grad_(False)
-    return probe._train_on_crops(model.backbone, 64, train, protocol, seed, keeper or tiny.keeper()).weight.detach()
+    return probe._train_on_crops(
+        model.backbone, 64, train, protocol, seed, checkpointer or tiny.checkpointer()
+    ).weight.detach()
 
 
 def test_probe_on_crops_is_decided_by_its_seed() -> None:
@@ -164,11 +168,11 @@ def test_probe_on_crops_killed_and_resumed_equals_never_killed(
     whole = classifier(train, protocol, seed=0)
     killed = tiny.Memory(die_at=die_at)
     with pytest.raises(KeyboardInterrupt):
-        classifier(train, protocol, seed=0, keeper=tiny.keeper(place=killed, seconds=0))
-    again = tiny.keeper(place=tiny.Memory(killed.content))
+        classifier(train, protocol, seed=0, checkpointer=tiny.checkpointer(place=killed, seconds=0))
+    again = tiny.checkpointer(place=tiny.Memory(killed.content))
     again.resume()
     assert again.part("probe")["step"] == die_at
-    assert torch.equal(classifier(train, protocol, seed=0, keeper=again), whole)
+    assert torch.equal(classifier(train, protocol, seed=0, checkpointer=again), whole)
 
 
 def test_probe_on_crops_is_sgd_with_momentum_down_a_cosine() -> None:
@@ -199,7 +203,7 @@ def shown(train: InMemory, *, seed: int, epochs: int, batch: int) -> Tensor:
         seen.append(((x * std + mean) * 255).round())
         return x.flatten(1)[:, :2]
 
-    probe._train_on_crops(network, 2, train, crop_protocol("sgd", 0.1, epochs, batch), seed, tiny.keeper())
+    probe._train_on_crops(network, 2, train, crop_protocol("sgd", 0.1, epochs, batch), seed, tiny.checkpointer())
     assert {len(x) for x in seen} == {batch}
     return torch.cat(seen)
 

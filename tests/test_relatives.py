@@ -288,7 +288,9 @@ def test_an_alternation_of_one_step_is_simsiam_bit_for_bit(monkeypatch: pytest.M
     for of in (config("alternation", eta_steps=1, epochs=2), tiny.config(**SMALL_OF_SIMSIAM)):
         decoded = trials.shared(data.locate(None), [of])[of.train_images]
         images = trials.loader.load(decoded, of, Runtime())  # type: ignore[arg-type]
-        model, progress = pretrain.pretrain(of, Runtime(), *images, keeper=tiny.keeper(of), on_epoch=lambda line: None)
+        model, progress = pretrain.pretrain(
+            of, Runtime(), *images, checkpointer=tiny.checkpointer(of), on_epoch=lambda line: None
+        )
         states.append((science(progress.curve), model.state_dict()))
     assert states[0][0] == states[1][0]
     for name, value in states[1][1].items():  # running statistics included

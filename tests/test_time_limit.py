@@ -17,7 +17,7 @@ from ablations import request as requests
 from ablations import run
 from ablations import trial as trials
 from simsiam import checkpoint, monitor, pretrain
-from simsiam.checkpoint import Keeper, TimeLimitError
+from simsiam.checkpoint import Checkpointer, TimeLimitError
 
 CLOCK = ["wall_seconds", "device_seconds", "eval_seconds", "images_per_second", "started", "ended"]
 TINY = ["--table", "stop_gradient", "--rows", "with", "--launcher", "local", *tiny.OVERRIDES]
@@ -32,27 +32,27 @@ class Clock:
         for name in ("time", "monotonic"):
             monkeypatch.setattr(checkpoint.time, name, lambda: self.now)
 
-    def keeper(self, place: tiny.Memory, until: float) -> Keeper:
-        keeper = Keeper(tiny.config(), place, seconds=math.inf, until=1e9 + until)
-        keeper.resume()
-        return keeper
+    def checkpointer(self, place: tiny.Memory, until: float) -> Checkpointer:
+        checkpointer = Checkpointer(tiny.config(), place, seconds=math.inf, until=1e9 + until)
+        checkpointer.resume()
+        return checkpointer
 
-    def spend(self, keeper: Keeper, *stretches: float) -> None:
+    def spend(self, checkpointer: Checkpointer, *stretches: float) -> None:
         for seconds in stretches:
             self.now += seconds
-            keeper.save(lambda: {"at": self.now - 1e9})
+            checkpointer.save(lambda: {"at": self.now - 1e9})
 
 
 def test_a_run_ends_where_its_longest_stretch_might_not_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, place = Clock(monkeypatch), tiny.Memory()
-    keeper = clock.keeper(place, until=100)
-    clock.spend(keeper, 1, 1, 30, 1, 1)  # an evaluation of 30 s: 45 are kept for another
+    checkpointer = clock.checkpointer(place, until=100)
+    clock.spend(checkpointer, 1, 1, 30, 1, 1)  # an evaluation of 30 s: 45 are kept for another
     assert place.writes == 0
     with pytest.raises(TimeLimitError):
-        clock.spend(keeper, *[1] * 30)
-    assert keeper.part("at") == 56
+        clock.spend(checkpointer, *[1] * 30)
+    assert checkpointer.part("at") == 56
     clock.now = 1e9
-    again = clock.keeper(place, until=40)
+    again = clock.checkpointer(place, until=40)
     assert again.part("at") == 56
     with pytest.raises(TimeLimitError):  # the checkpoint knows how long an evaluation takes
         clock.spend(again, 1)

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ablations import trial
 from simsiam import data
 from simsiam.batch_norm import BatchNorm
-from simsiam.checkpoint import Keeper
+from simsiam.checkpoint import Checkpointer
 from simsiam.config import Config, Runtime
 from simsiam.data import TEST
 from simsiam.loader import Decoded
@@ -138,13 +138,13 @@ def test_workers_that_each_normalise_their_own_share_do_not_agree(found: dict[in
 
 def resume_apart(rank: int, folder: str) -> None:
     """Two workers, of which the first alone has a checkpoint."""
-    keeper = Keeper(tiny.config(), tiny.Memory(), seconds=0)
+    checkpointer = Checkpointer(tiny.config(), tiny.Memory(), seconds=0)
     if rank == 0:
-        keeper.save(dict, at_once=True)
+        checkpointer.save(dict, at_once=True)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
         with pytest.raises(RuntimeError, match="go on from one checkpoint"):
-            keeper.resume()
+            checkpointer.resume()
     finally:
         dist.destroy_process_group()  # gloo's threads, still at work when the interpreter ends, abort it
 

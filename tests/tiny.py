@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simsiam import data
-from simsiam.checkpoint import Keeper
+from simsiam.checkpoint import Checkpointer
 from simsiam.config import Config
 from simsiam.recipes import DIGITS
 
@@ -35,5 +35,5 @@ class Memory:
             raise KeyboardInterrupt
 
 
-def keeper(of: Config | None = None, place: Memory | None = None, seconds: float = 30) -> Keeper:
-    return Keeper(of or config(), place or Memory(), seconds=seconds)
+def checkpointer(of: Config | None = None, place: Memory | None = None, seconds: float = 30) -> Checkpointer:
+    return Checkpointer(of or config(), place or Memory(), seconds=seconds)

@@ -12,7 +12,7 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablations.launch import notices
-from ablations.placement import Ask, Cluster, Nodes
+from ablations.placement import Cluster, Demand, Nodes
 from ablations.store import Store
 from ablations.table import UserError
 from simsiam.buckets import is_bucket
@@ -22,17 +22,17 @@ from simsiam.data import is_public
 HEAD = "node:__internal_head__"  # a resource that the head alone has
 
 
-def ask(runtime: Runtime, *clusters: Cluster | None) -> Ask:
+def demand(runtime: Runtime, *clusters: Cluster | None) -> Demand:
     """A CPU for each thread and for each loader process; where there are GPUs, one of them or a share of it."""
     worker = {"CPU": float(runtime.threads + runtime.loader_processes)}
     if any(kind.resources.get("GPU") for cluster in clusters if cluster for kind in cluster.kinds):
         worker["GPU"] = runtime.gpu_fraction
     elif runtime.gpu_fraction != 1:
         raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs GPUs; the cluster has none. Leave it out.")
-    return Ask(runtime.workers, worker)
+    return Demand(runtime.workers, worker)
 
 
-def there() -> Cluster:
+def current() -> Cluster:
     """The nodes that there are, without those that will go."""
     alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     head = next(resources for resources in alive.values() if HEAD in resources)
@@ -41,7 +41,7 @@ def there() -> Cluster:
     return Cluster(head, [Nodes(1, resources) for resources in others])
 
 
-def possible() -> Cluster | None:
+def maximum() -> Cluster | None:
     """The autoscaler's maximum; None without one. Ray does not tell it to programs.
 
     `ray up` leaves the cluster's file on the head. Elsewhere the variable SIMSIAM_NODES says what there may be besides
@@ -49,7 +49,7 @@ def possible() -> Cluster | None:
     """
     if text := os.environ.get("SIMSIAM_NODES"):
         try:
-            return Cluster(there().head, [_nodes(kind["count"], kind["resources"]) for kind in json.loads(text)])
+            return Cluster(current().head, [_nodes(kind["count"], kind["resources"]) for kind in json.loads(text)])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f'SIMSIAM_NODES must be like [{{"count": 8, "resources": {{"CPU": 8}}}}]. Got {text} instead ({error}).'
@@ -61,7 +61,7 @@ def possible() -> Cluster | None:
     most, kinds = config.get("max_workers", 0), config.get("available_node_types", {})
     others = {name: kind for name, kind in kinds.items() if name != config.get("head_node_type")}
     counted = [_nodes(kind.get("max_workers", most), kind.get("resources", {})) for kind in others.values()]
-    return Cluster(there().head, counted, most)
+    return Cluster(current().head, counted, most)
 
 
 def _nodes(count: Any, resources: Any) -> Nodes:

@@ -18,7 +18,7 @@ from ablations import placement
 from ablations import trial as ours
 from ablations.launch import cluster, connection
 from ablations.launch.cluster import HEAD
-from ablations.launch.drive import PATIENCE, drive
+from ablations.launch.trainable import PATIENCE, trainable
 from ablations.launch.watch import Watch
 from ablations.launch.work import Job
 from ablations.progress import Progress
@@ -46,22 +46,22 @@ def launch(
     with contextlib.ExitStack() as stack:
         stack.callback(store.folder.remove_folder, scratch)
         stack.enter_context(connection.connected())
-        there, possible = cluster.there(), cluster.possible()
-        ask = cluster.ask(runtime, there, possible)
-        if "GPU" not in ask.worker:
+        current, maximum = cluster.current(), cluster.maximum()
+        demand = cluster.demand(runtime, current, maximum)
+        if "GPU" not in demand.worker:
             placement.check_precision((trial.config for trial in todo), "cpu")
-        concurrent = placement.concurrent(there, possible, ask)
-        fit = placement.slots(there, ask)
+        concurrent = placement.concurrent(current, maximum, demand)
+        fit = placement.slots(current, demand)
         say(
-            f"Placement: {ask} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once. The nodes that are there "
-            f"have room for {fit} worker{'s' * (fit != 1)}."
+            f"Placement: {demand} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once. "
+            f"The nodes that are there have room for {fit} worker{'s' * (fit != 1)}."
         )
         decoded = ours.shared(data.of(runtime), [trial.config for trial in todo])
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
-        grows = possible is not None and placement.slots(dataclasses.replace(possible, head={}), ask) > 0
+        grows = maximum is not None and placement.slots(dataclasses.replace(maximum, head={}), demand) > 0
         job = {
             "runtime": dataclasses.asdict(runtime),
-            "resources": dict(ask.worker),
+            "resources": dict(demand.worker),
             "results": store.folder.uri,
             "scratch": scratch,
             "patience": os.environ.get(PATIENCE) or (_CLOUD_SECONDS if grows else _SECONDS),
@@ -87,7 +87,7 @@ def _tuner(
     files, root = store.folder.open()
     return tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(drive, pictures=pictures, board=watch.board), tune.PlacementGroupFactory([where])
+            tune.with_parameters(trainable, pictures=pictures, board=watch.board), tune.PlacementGroupFactory([where])
         ),
         param_space={"job": tune.grid_search(jobs)},
         tune_config=tune.TuneConfig(

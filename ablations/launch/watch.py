@@ -14,8 +14,8 @@ from ablations import trial as ours
 from ablations.columns import Result
 from ablations.launch import connection
 from ablations.launch.board import Board
-from ablations.launch.drive import RETRIES, cause_of, hopeless
-from ablations.placement import Ask
+from ablations.launch.trainable import RETRIES, cause_of, hopeless
+from ablations.placement import Demand
 from ablations.progress import HALF_DONE, Progress
 from ablations.store import Store, spoiled
 from ablations.terminal import say
@@ -62,8 +62,8 @@ class Watch(TrialProgressCallback):
             self._placed = now
         elif now - self._placed > _PLACE_SECONDS:
             self._placed = now
-            ask = Ask(self._runtime.workers, waiting[0].config["job"]["resources"])
-            say(f"Waiting: a trial asks for {ask}; free: {connection.free()}.")
+            demand = Demand(self._runtime.workers, waiting[0].config["job"]["resources"])
+            say(f"Waiting: a trial asks for {demand}; free: {connection.free()}.")
 
     def _read_board(self) -> None:
         self._next = time.monotonic() + _BOARD_SECONDS

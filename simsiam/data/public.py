@@ -83,7 +83,7 @@ def fetched(place: str) -> tuple[Path, float | None]:
     if named is None or named.fetch is None:
         return hub.fetched(pinned(place), cache() / "hub"), None
     folder = cache() / "public" / place
-    with _alone(folder):
+    with _locked(folder):
         if not folder.exists():
             _fetch(place, named.fetch, folder)
     inner = [each for each in folder.iterdir() if each.is_dir()]
@@ -110,7 +110,7 @@ def _fetch(name: str, fetch: Callable[[Path], None], folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """One process of this node at a time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:

@@ -39,7 +39,7 @@ class WornError(RuntimeError):
     """A trial is done, and has left so much memory behind that the next one gets a new process."""
 
 
-def drive(params: dict[str, Any], pictures: dict[int | None, Any], board: Board) -> None:
+def trainable(params: dict[str, Any], pictures: dict[int | None, Any], board: Board) -> None:
     """One trial, from its last checkpoint, if there is one, to its result in the store.
 
     One after another they run in one process. An exception ends it: Tune starts the trial again, in a new one.
@@ -53,7 +53,7 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any], board: Board)
         store.tidy([name])
         return
     job |= {"pictures": pictures[config.train_images], "board": board}
-    run = _alone if runtime.workers == 1 else _together
+    run = _one_worker if runtime.workers == 1 else _worker_group
     try:
         if runtime.over:
             raise TimeLimitError
@@ -63,7 +63,7 @@ def drive(params: dict[str, Any], pictures: dict[int | None, Any], board: Board)
         board.wait()
 
 
-def _alone(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
+def _one_worker(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
     """The trial in this process, in Train's local mode, which knows no retries: they are Tune's."""
     result, curve = _fit(job, 0, fingerprint(config))
     store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
@@ -71,7 +71,7 @@ def _alone(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
         raise WornError("has left memory behind")
 
 
-def _together(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
+def _worker_group(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
     """The trial's workers in processes of their own, and here what puts their result into the store.
 
     What dies is started again from the last checkpoint, as often as it gets further in between; a worker group that
@@ -84,14 +84,14 @@ def _together(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
     for attempt in itertools.count():
         try:
             trainer.remove_placement_groups()
-            board.tell(name, f"waiting for {placement.Ask(workers, job['resources'])}")
+            board.tell(name, f"waiting for {placement.Demand(workers, job['resources'])}")
             result, curve = _fit(job, workers, f"{name}-{attempt}")
             store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
             return
         except _train.TrainingFailedError as error:
             if _found_no_place(error):
-                why = f"no place for {placement.Ask(workers, job['resources'])}"
-                fit = placement.slots(cluster.there(), placement.Ask(runtime.workers, job["resources"]))
+                why = f"no place for {placement.Demand(workers, job['resources'])}"
+                fit = placement.slots(cluster.current(), placement.Demand(runtime.workers, job["resources"]))
                 workers = min(runtime.workers, fit) if fit >= least else runtime.workers
             else:
                 before, reached = reached, checkpoint.modified()
