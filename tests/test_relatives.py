@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightly.loss
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -32,6 +36,7 @@ from simsiam.relatives.byol import BYOL
 from simsiam.relatives.moco import MoCo
 from simsiam.relatives.swav import SwAV
 
+ROOT = Path(__file__).resolve().parent.parent
 RELATIVES = ("simclr", "moco", "byol", "swav")
 OTHERS = (*RELATIVES, "alternation", "expectation")
 SMALL = tiny.FIELDS | {"precision": "float64", "batch_size": 64, "prototypes": 16, "queue": 128, "projector_hidden": 16}
@@ -353,3 +358,55 @@ def test_averages_that_no_memory_holds_are_refused() -> None:
     )
     assert trial.infeasible is not None
     assert "must have at most 2,147,483,648 bytes. They have 10,495,320,064" in trial.infeasible
+
+
+# A method of one's own: one file, one entry, one row.
+
+BARLOW = '''
+import torch
+from simsiam import distributed
+from simsiam.method import Method
+
+
+class Barlow(Method):
+    """Barlow Twins (Zbontar et al. 2021): the cross-correlation of the channels of both views is to be the identity."""
+
+    def forward(self, x, drawn=None):
+        _, z = self.model(x)
+        one, two = (distributed.gather(each) for each in z)
+        one, two = ((each - each.mean(0)) / each.std(0) for each in (one, two))
+        correlation = one.T @ two / len(one)
+        apart = correlation - torch.eye(len(correlation), device=z[0].device)
+        weight = torch.where(torch.eye(len(correlation), device=z[0].device) > 0, 1.0, 0.005)
+        return (weight * apart.square()).sum().expand(len(z[0])) / len(one)
+'''
+ENTRY = """    "barlow": Method(code="simsiam.relatives.barlow:Barlow", acts=(), common=dict(projector_layers=3)),
+}
+"""
+
+
+def test_a_new_method_is_a_file_an_entry_and_a_row_and_leaves_all_results_fresh(tmp_path: Path) -> None:
+    for package in ("simsiam", "ablations"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "ablations/run.py", "--table", "cifar_methods", *tiny.OVERRIDES, "--launcher", "local"]
+    command += ["--results", str(tmp_path / "results")]
+
+    def run_it() -> str:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run_it()
+    (tmp_path / "simsiam" / "relatives" / "barlow.py").write_text(BARLOW)
+    methods, table = tmp_path / "simsiam" / "methods.py", tmp_path / "ablations" / "tables" / "cifar_methods.py"
+    entries, _, _ = methods.read_text().rpartition("}\n")
+    methods.write_text(entries + ENTRY)
+    row = '        Row(name="barlow", changes={"method": "barlow"}),\n    ),\n    claims'
+    table.write_text(table.read_text().replace("    ),\n    claims", row))
+    said = run_it()
+    assert "cifar_methods/barlow seed 0: to run" in said
+    assert said.count(": done\n") == 2
+    assert "Now: 1." in said
+    lines = pd.read_parquet(tmp_path / "results" / "cifar_methods.parquet").set_index("row")
+    assert lines.method.to_dict() == {"simsiam": "simsiam", "simclr": "simclr", "barlow": "barlow"}
+    assert lines.outcome.isin(["finished", "collapsed"]).all()
