@@ -20,6 +20,7 @@ if not __package__:  # started as a script, the path begins with ablations/ itse
 from ablations import request as requests  # noqa: E402
 from ablations.terminal import say  # noqa: E402
 
+_HERE = "http://127.0.0.1:8265"  # where Ray's own command looks
 _LARGEST = 5  # entries named to someone who would upload too much
 
 
@@ -38,8 +39,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ray is None:
         say("error: the command `ray` is not installed. Run: pip install -e .", error=True)
         return 2
+    if complaint := refused(os.environ.get("RAY_API_SERVER_ADDRESS") or _HERE):
+        say(f"error: {complaint}", error=True)
+        return 2
     command = ["job", "submit", "--working-dir", str(ROOT), "--", "python", "ablations/run.py", *arguments]
     return os.spawnv(os.P_WAIT, ray, [ray, *command])
+
+
+def refused(address: str) -> str | None:
+    """Why no job can be submitted to a Ray, asked once, with what to do; None if it takes jobs."""
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        JobSubmissionClient(address)
+    except AuthenticationError as error:
+        said = str(error).partition("\n")[0]
+        return (
+            f"The Ray at {address} refuses the token: {said}. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token "
+            "of that cluster."
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        said = str(error).partition("\n")[0].rstrip(".")
+        return f"No Ray takes jobs at {address}: {said}. Start one, or set RAY_API_SERVER_ADDRESS."
+    return None
 
 
 def too_much(root: Path, limit: int | None = None) -> str | None:

@@ -20,7 +20,6 @@ from simsiam.data import Source
 from simsiam.loader import Decoded, Images, InMemory
 from simsiam.model import SimSiam
 from simsiam.protocols import PROTOCOLS, Protocol
-from simsiam.text import printable
 
 Result = dict[str, Any]
 
@@ -187,7 +186,7 @@ def _cost(runtime: Runtime, checkpointer: Checkpointer) -> Result:
 def _machine(config: Config, runtime: Runtime) -> Result:
     cuda = runtime.device.startswith("cuda")
     return {
-        "data_place": None if runtime.data_path is None else printable(buckets.shown(runtime.data_path)),
+        "data_place": None if runtime.data_path is None else buckets.shown(runtime.data_path),
         "version": simsiam.__version__,
         "sources": provenance.sources(config.method),
         "torch": torch.__version__,

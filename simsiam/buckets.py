@@ -11,6 +11,8 @@ from urllib.parse import unquote
 
 from pyarrow import ArrowInvalid, fs
 
+from simsiam.text import printable
+
 T = TypeVar("T")
 
 BUCKETS = ("s3://", "gs://")
@@ -25,7 +27,8 @@ def is_bucket(place: str) -> bool:
 
 
 def shown(place: str) -> str:
-    """A place without its query, and without what stands before the bucket, if that may be a key and its secret."""
+    """A place as a terminal shows it: without its query, and without a key and its secret before the bucket."""
+    place = printable(place)
     kind, address, path = place.partition("://")
     if not address:
         return place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -150,3 +152,33 @@ def test_nothing_is_submitted_where_the_upload_is_too_large(
     monkeypatch.setattr("ray._private.runtime_env.packaging.GCS_STORAGE_MAX_SIZE", 10)
     assert submit.main(["--table", "stop_gradient"]) == 2
     assert "pyproject.toml" in capsys.readouterr().err
+
+
+class _Refusing(http.server.BaseHTTPRequestHandler):
+    """A dashboard that wants another token."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.end_headers()
+        self.wfile.write(b"Forbidden: Invalid authentication token")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_refused_token_and_a_ray_that_is_not_there_are_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{server.server_port}")
+    assert submit.main(["--table", "stop_gradient"]) == 2
+    message = capsys.readouterr().err
+    assert "refuses the token" in message
+    assert "RAY_AUTH_TOKEN to the token of that cluster" in message
+    assert message.count("\n") == 1
+    server.shutdown()
+    server.server_close()
+    assert submit.main(["--table", "stop_gradient"]) == 2
+    message = capsys.readouterr().err
+    assert "No Ray takes jobs at" in message
+    assert message.count("\n") == 1

@@ -19,7 +19,6 @@ from simsiam.data.parquet_files import name_of, open_place, splits
 from simsiam.data.parquet_rows import batches
 from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures
 from simsiam.data.source import READING, SPLIT_NAMES, Asked, Hashed, Source, both, digest
-from simsiam.text import printable
 
 T = TypeVar("T")
 
@@ -48,7 +47,7 @@ def find(asked: Asked) -> Source | None:
     )
     names = _class_names(place, files, label)
     if names[TRAIN] and names[TEST]:
-        classes.check(names, printable(buckets.shown(place)))
+        classes.check(names, buckets.shown(place))
     every = [*files[TRAIN], *files[TEST]]
     hashed = [*(_hashed(place, file) for file in every), *([(label.encode(), 0, bytes)] if label else [])]
     made = arrow.remembered(place, every, _kind(READING, label), lambda: digest(hashed, ours=True))
@@ -138,7 +137,7 @@ def _files(place: str, label: str | None) -> dict[str, list[File]]:
                 place, named[name], functools.partial(rows, place, label=label)
             )  # which misses the column, if there is none
             raise DataError(
-                f"The {name} split of {printable(buckets.shown(place))} has no labels: they are null, or below 0, "
+                f"The {name} split of {buckets.shown(place)} has no labels: they are null, or below 0, "
                 f"which stands for unknown ones. Add a split with labels: {' or '.join(SPLIT_NAMES[TEST])}."
             )
     return both(named, place)
@@ -154,7 +153,7 @@ def _class_names(place: str, files: dict[str, list[File]], label: str | None) ->
         told = _of_each(place, each, lambda file: names_in(place, file, label))
         if any(names != told[0] for names in told):
             raise DataError(
-                f"The files of the {split} split of {printable(buckets.shown(place))} number their classes in "
+                f"The files of the {split} split of {buckets.shown(place)} number their classes in "
                 "different orders. Write them again from one data set."
             )
         found[split] = told[0]

@@ -37,8 +37,8 @@ def splits(place: str) -> Splits:
         configs = {folder: found for folder in folders if (found := _config(place, folder, *below[folder]))}
         if len(configs) > 1:
             raise DataError(
-                f"{_shown(place)} has several data sets: {printable(', '.join(sorted(configs)))}. Name the folder of "
-                f"one, as --data {_shown(place)}/{printable(min(configs))}."
+                f"{buckets.shown(place)} has several data sets: {printable(', '.join(sorted(configs)))}. Name the folder of "
+                f"one, as --data {buckets.shown(place)}/{printable(min(configs))}."
             )
         here = next(iter(configs.values()), here)
     for split in _NAMES & here.keys():
@@ -48,7 +48,7 @@ def splits(place: str) -> Splits:
 
 def name_of(place: str, file: File) -> str:
     """A file for a person."""
-    return f"{_shown(place)}/{printable(file.name)}"
+    return f"{buckets.shown(place)}/{printable(file.name)}"
 
 
 def open_place(place: str) -> tuple[Any, str]:
@@ -56,7 +56,7 @@ def open_place(place: str) -> tuple[Any, str]:
     try:
         return buckets.opened(place)
     except pa.ArrowException as error:
-        raise DataError(f"{_shown(place)} cannot be opened: {error}") from None
+        raise DataError(f"{buckets.shown(place)} cannot be opened: {error}") from None
 
 
 def _config(place: str, folder: str, files: list[File], folders: list[str]) -> Splits:
@@ -80,7 +80,7 @@ def _by_name(files: Iterable[File]) -> Splits:
 
 def _check_shards(place: str, split: str, files: list[File]) -> None:
     if len({Path(file.name).parent for file in files}) > 1:
-        raise DataError(f"{_shown(place)} has split {split} twice, beside data/ and in it. Remove one.")
+        raise DataError(f"{buckets.shown(place)} has split {split} twice, beside data/ and in it. Remove one.")
     stems = [Path(file.name).stem for file in files]
     shards = [re.search(r"-(\d+)-of-(\d+)", stem) or re.fullmatch(r"(\d+)()", stem) for stem in stems]
     numbers = [int(shard[1]) for shard in shards if shard]
@@ -89,7 +89,7 @@ def _check_shards(place: str, split: str, files: list[File]) -> None:
     if alone or (len(numbers) == len(files) and totals == {len(files)} and sorted(numbers) == list(range(len(files)))):
         return
     raise DataError(
-        f"{_shown(place)} has {len(set(numbers))} of the {max(totals, default=1)} Parquet files of split {split}, in "
+        f"{buckets.shown(place)} has {len(set(numbers))} of the {max(totals, default=1)} Parquet files of split {split}, in "
         f"{len(files)} files: {printable(', '.join(stems[:3]))}. Each of 0 to N-1 must be there once, of one N: remove "
         "those of another copy, or fetch what is missing."
     )
@@ -111,7 +111,3 @@ def _listing(place: str, folder: str) -> tuple[list[File], list[str]]:
         return sorted(found, key=lambda file: file.name), sorted(folders)
 
     return buckets.patiently(place, attempt)
-
-
-def _shown(place: str) -> str:
-    return printable(buckets.shown(place))

@@ -66,7 +66,7 @@ class Source:
     @property
     def place(self) -> str:
         """As a person may see it."""
-        return printable(buckets.shown(str(self.asked or self.path)))
+        return buckets.shown(str(self.asked or self.path))
 
     @property
     def is_public(self) -> bool:
@@ -128,7 +128,6 @@ def both(named: Mapping[str, list[T]], path: Path | str) -> dict[str, list[T]]:
         files[split] = next((named[name] for name in names if named.get(name)), [])
         if not files[split]:
             raise DataError(
-                f"The data folder {printable(buckets.shown(str(path)))} has no {split} split. "
-                f"Name it {' or '.join(names)}."
+                f"The data folder {buckets.shown(str(path))} has no {split} split. Name it {' or '.join(names)}."
             )
     return files
