@@ -37,8 +37,8 @@ def splits(place: str) -> Splits:
         configs = {folder: found for folder in folders if (found := _config(place, folder, *below[folder]))}
         if len(configs) > 1:
             raise DataError(
-                f"{buckets.shown(place)} has several data sets: {printable(', '.join(sorted(configs)))}. Name the folder "
-                f"of one, as --data {buckets.shown(place)}/{printable(min(configs))}."
+                f"{buckets.shown(place)} has several data sets: {printable(', '.join(sorted(configs)))}. Name the "
+                f"folder of one, as --data {buckets.shown(place)}/{printable(min(configs))}."
             )
         here = next(iter(configs.values()), here)
     for split in _NAMES & here.keys():
@@ -89,9 +89,9 @@ def _check_shards(place: str, split: str, files: list[File]) -> None:
     if alone or (len(numbers) == len(files) and totals == {len(files)} and sorted(numbers) == list(range(len(files)))):
         return
     raise DataError(
-        f"{buckets.shown(place)} has {len(set(numbers))} of the {max(totals, default=1)} Parquet files of split {split}, "
-        f"in {len(files)} files: {printable(', '.join(stems[:3]))}. Each of 0 to N-1 must be there once, of one N: remove "
-        "those of another copy, or fetch what is missing."
+        f"{buckets.shown(place)} has {len(set(numbers))} of the {max(totals, default=1)} Parquet files of split "
+        f"{split}, in {len(files)} files: {printable(', '.join(stems[:3]))}. Each of 0 to N-1 must be there once, of "
+        "one N: remove those of another copy, or fetch what is missing."
     )
 
 
