@@ -37,6 +37,16 @@ def test_the_digits_recipe_learns_with_the_stop_gradient_and_collapses_without(s
     assert (collapsed.z_std <= 0.3).all()
 
 
+def test_each_method_learns_on_the_digits_and_does_not_collapse(tmp_path: Path) -> None:
+    methods = ("simclr", "moco", "byol", "swav")
+    command = ["--table", "relations", "--rows", ",".join(methods), "--seeds", "3", "--launcher", "local"]
+    assert run.main([*command, "--jobs", "2", "--results", str(tmp_path)]) == 0
+    table = pd.read_parquet(tmp_path / "relations.parquet")
+    assert table.groupby("row").seed.apply(list).to_dict() == {name: [0, 1, 2] for name in methods}
+    assert set(table.outcome) == {"finished"}
+    assert (table.knn_top1 >= table.knn_top1_init + 15).all()
+
+
 @pytest.fixture
 def ray_folder() -> Iterator[Path]:
     """A folder of its own for Ray's sockets: its name is in their command lines, and must be short."""
