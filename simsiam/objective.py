@@ -45,5 +45,16 @@ def loss(p: Sequence[Tensor], z: Sequence[Tensor], config: Config) -> Tensor:
     return sum(terms[1:], start=terms[0]) / len(terms)
 
 
+def unit(z: Tensor) -> Tensor:
+    """z/||z|| of each row, in float32 or wider."""
+    return F.normalize(_widen(z), dim=1)
+
+
+def products(one: Tensor, other: Tensor) -> Tensor:
+    """Inner products of rows, (n, d) and (m, d) -> (n, m), in their own type where the network runs in bfloat16."""
+    with torch.autocast(one.device.type, enabled=False):
+        return one @ other.T
+
+
 def _widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))

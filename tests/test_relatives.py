@@ -28,10 +28,10 @@ from ablations import table as tables
 from ablations import trial as trials
 from ablations.table import UserError
 from simsiam import config as configs
-from simsiam import data, method, optim, pretrain
+from simsiam import data, method, objective, optim, pretrain
 from simsiam.config import Config, Runtime
 from simsiam.methods import METHODS, SWITCHES
-from simsiam.relatives import moco, simclr, swav
+from simsiam.relatives import simclr, swav
 from simsiam.relatives.byol import BYOL
 from simsiam.relatives.moco import MoCo
 from simsiam.relatives.swav import SwAV
@@ -143,7 +143,7 @@ def test_keys_in_another_order_are_put_back() -> None:
     x = torch.randn(64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     order = torch.from_numpy(ours.draw(np.arange(64), 0, 3))
     assert sorted(order.tolist()) == list(range(64)) != order.tolist()
-    torch.testing.assert_close(ours._key(x, order), moco._unit(ours.target.f(x)))
+    torch.testing.assert_close(ours._key(x, order), objective.unit(ours.target.f(x)))
     ours.target.train()
     assert (ours._key(x, order) - ours._key(x, torch.arange(64))).abs().max() > 1e-3
 
@@ -158,7 +158,7 @@ def test_a_key_in_the_order_of_its_query_is_told_by_the_statistics_of_its_group(
     order = torch.from_numpy(ours[True].draw(np.arange(64), 0, 0))
     for shuffled, each in ours.items():
         assert isinstance(each, MoCo)
-        query, keys = moco._unit(each.model.f(x)).detach(), each._key(torch.roll(x, 1, 3), order)
+        query, keys = objective.unit(each.model.f(x)).detach(), each._key(torch.roll(x, 1, 3), order)
         same = (torch.arange(64)[:, None] // 8 == torch.arange(64)[None] // 8) & ~torch.eye(64, dtype=torch.bool)
         cosine = query @ keys.T
         nearest[shuffled] = float(cosine[same].mean() - cosine[~same].mean())
@@ -192,6 +192,21 @@ def test_byols_loss_is_its_own_up_to_its_scale() -> None:
             (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1) for a, b in zip(p, z[::-1], strict=True)
         ]
         torch.testing.assert_close(ours(x), (squares[0] + squares[1]) / 4 - 1)
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_a_loss_is_computed_in_float32_where_the_network_runs_in_bfloat16(name: str) -> None:
+    # Each from the same z: what the network gives is put in its place.
+    ours = method.build(config(name, precision="float32"), 300).train()
+    p, z = ([each.float() for each in two(n=64, d=16, seed=seed)] for seed in (0, 1))
+    ours.model.forward = lambda x: (p, z)  # type: ignore[assignment,method-assign,return-value]
+    if hasattr(ours, "target"):
+        ours.target.f = lambda x: z[0]
+    x, drawn = torch.zeros(2, 64, 3, 8, 8), torch.arange(64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ours(x, drawn)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, ours(x, drawn))
 
 
 # Fields.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simsiam import distributed, randomness
+from simsiam import distributed, objective, randomness
 from simsiam.config import Config
 from simsiam.method import Method, momentum_encoder, move
 
@@ -43,7 +43,7 @@ class MoCo(Method):
         """Views x (2, b, 3, H, W) and an order (B,) -> the mean loss of a picture's two views, (b,)."""
         assert drawn is not None
         _, z = self.model(x)
-        queries = [_unit(each) for each in z]
+        queries = [objective.unit(each) for each in z]
         keys = [self._key(view, drawn) for view in x]
         part = distributed.share(self.config.batch_size)
         self._keys = torch.cat(keys)  # read by `update`
@@ -63,18 +63,14 @@ class MoCo(Method):
     def _key(self, view: Tensor, order: Tensor) -> Tensor:
         """Keys of one view of the global batch, (B, d)."""
         if not self.config.shuffle_keys:
-            return distributed.gather(_unit(self.target.f(view)))
+            return distributed.gather(objective.unit(self.target.f(view)))
         mixed = distributed.gather(view)[order][distributed.share(self.config.batch_size)]
-        return distributed.gather(_unit(self.target.f(mixed)))[order.argsort()]
+        return distributed.gather(objective.unit(self.target.f(mixed)))[order.argsort()]
 
     def _info_nce(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Queries (b, d) and the key of each (b, d), of length 1 -> (b,)."""
         assert self.config.temperature is not None
         positive = (queries * keys).sum(1, keepdim=True)
-        negative = queries @ self.queue.to(queries.dtype, copy=True).T
+        negative = objective.products(queries, self.queue.to(queries.dtype, copy=True))
         logits = torch.cat([positive, negative], 1) / self.config.temperature
         return logits.logsumexp(1) - logits[:, 0]
-
-
-def _unit(z: Tensor) -> Tensor:
-    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simsiam import distributed
+from simsiam import distributed, objective
 from simsiam.method import Method
 
 
@@ -26,18 +26,14 @@ def nt_xent(p: list[Tensor], z: list[Tensor], temperature: float) -> Tensor:
     """-log of the softmax of cosine(p1, z2) / temperature over all z of the batch but the view's own, and with views
     swapped. p and z are two tensors (b, d) each, of this worker's share -> the mean of both, (b,).
     """
-    p, z = [_unit(each) for each in p], [_unit(each) for each in z]
+    p, z = [objective.unit(each) for each in p], [objective.unit(each) for each in z]
     every = torch.cat([distributed.gather(each) for each in z])  # (2 B, d): all first views, then all second ones
     batch = len(every) // 2
     rows = torch.arange(batch, device=every.device)[distributed.share(batch)]
     losses = []
     for view in (0, 1):
-        cosine = p[view] @ every.T / temperature
+        cosine = objective.products(p[view], every) / temperature
         own, other = rows + view * batch, rows + (1 - view) * batch
         cosine = cosine.scatter(1, own[:, None], -torch.inf)
         losses.append(F.cross_entropy(cosine, other, reduction="none"))
     return (losses[0] + losses[1]) / 2
-
-
-def _unit(z: Tensor) -> Tensor:
-    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from simsiam import distributed
+from simsiam import distributed, objective
 from simsiam.config import Config
 from simsiam.method import Method
 from simsiam.model import initialise
@@ -30,8 +29,8 @@ class SwAV(Method):
     def forward(self, x: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Views x (2, b, 3, H, W) -> the mean loss of a picture's two views, (b,)."""
         p, z = self.model(x)  # p is z without a predictor
-        prototypes = _unit(self.prototypes.weight)
-        predicted, scores = ([_unit(each) @ prototypes.T for each in both] for both in (p, z))
+        prototypes = objective.unit(self.prototypes.weight)
+        predicted, scores = ([objective.products(objective.unit(each), prototypes) for each in both] for both in (p, z))
         part = distributed.share(self.config.batch_size)
         codes = []
         for each in scores:
@@ -53,7 +52,3 @@ def sinkhorn(scores: Tensor) -> Tensor:
         q = q / q.sum(0, keepdim=True) / q.shape[1]
         q = q / q.sum(1, keepdim=True) / q.shape[0]
     return q * q.shape[0]
-
-
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
