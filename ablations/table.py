@@ -14,7 +14,7 @@ from typing import Any
 from simsiam import config as configs
 from simsiam import recipes
 from simsiam.config import Config
-from simsiam.methods import METHODS
+from simsiam.methods import METHODS, SWITCHES
 
 Fields = Mapping[str, Any]
 
@@ -222,16 +222,23 @@ def _with_method(baseline: Fields, recipe: str, chosen: Fields) -> dict[str, Any
 
 
 def _check_that_overrides_act(table: Table, recipe: str, data: str, overrides: Fields) -> None:
-    """Refuse an override that every row overwrites. A row may be a function of it, as twice the epochs are."""
-    for name in set(overrides) & set(table.varies):
+    """Refuse an override that every row overwrites, or that no row's method has a use for.
+
+    A row may be a function of it, as twice the epochs are.
+    """
+    for name in set(overrides) & (set(table.varies) | set(SWITCHES)):
         without = {other: value for other, value in overrides.items() if other != name}
         try:
             both = [(_baseline(table, recipe, data, each), recipe, each) for each in (overrides, without)]
-            same = all(len({Config(**_fields(row, *each)) for each in both}) == 1 for row in table.rows)
+            rows = [{Config(**_fields(row, *each)) for each in both} for row in table.rows]
         except ValueError:
             continue  # a rule breaks with it or without it: it acts
-        if same:
+        if any(len(row) > 1 for row in rows):
+            continue
+        if name in table.varies:
             raise UserError(f"--set {name}: table {table.name} varies this field itself. Leave it out, or use --rows.")
+        if all(getattr(config, name) != overrides[name] for row in rows for config in row):
+            raise UserError(f"--set {name}: no row of table {table.name} has a method that uses it. Leave it out.")
 
 
 def _config(fields: Fields, who: str) -> Config:

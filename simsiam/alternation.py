@@ -25,7 +25,7 @@ class Alternation(Method):
     def forward(self, x: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Views x (V, b, 3, H, W) -> the loss of each picture, (b,). f's running statistics are left alone by eta's."""
         p, _ = self.model(x)
-        with torch.set_grad_enabled(not self.config.stop_gradient):
+        with torch.no_grad():
             eta = [self.eta.f(view) for view in x]
         return objective.loss(p, eta, self.config)
 

@@ -169,8 +169,8 @@ METHODS: dict[str, Method] = {
             "digits": dict(**_DIGITS, temperature=0.2, prototypes=32),
         },
     ),
-    # Sec. 5.2: eta is made by weights of some steps ago, as in an alternation of k-step SGD.
-    "alternation": Method(code="simsiam.alternation:Alternation", acts=(*_SIMSIAM, "eta_steps")),
+    # Sec. 5.2: eta is made by weights of some steps ago, as in an alternation of k-step SGD, and so has no gradient.
+    "alternation": Method(code="simsiam.alternation:Alternation", acts=(*_SIMSIAM[1:], "eta_steps")),
     # Sec. 5.2: no predictor, eta a moving average over the augmentations of a picture.
     "expectation": Method(
         code="simsiam.expectation:Expectation",

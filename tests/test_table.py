@@ -89,6 +89,17 @@ def test_an_override_that_every_row_overwrites_is_refused(table: str, overrides:
         plan(table, overrides=overrides)
 
 
+def test_an_override_that_no_method_of_the_table_uses_is_refused() -> None:
+    with pytest.raises(UserError, match="--set temperature: no row of table stop_gradient has a method that uses it"):
+        plan("stop_gradient", overrides={"temperature": 0.3})
+    for table, overrides in (
+        ("relations", {"temperature": 0.3}),
+        ("stop_gradient", {"similarity": "cosine"}),  # as it is anyway
+        ("similarity", {"method": "alternation", "eta_steps": 3}),
+    ):
+        plan(table, overrides=overrides)
+
+
 def test_an_override_that_the_rows_build_on_is_taken() -> None:
     assert [trial.config.epochs for trial in plan("epochs", overrides={"epochs": 3})] == [3, 6, 12, 24]
     assert [trial.config.dim for trial in plan("output_dim", overrides={"dim": 64})] == [8, 16, 32, 64]
