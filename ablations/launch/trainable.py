@@ -84,7 +84,8 @@ def _worker_group(job: Job, config: Config, runtime: Runtime, store: Store) -> N
     for attempt in itertools.count():
         try:
             trainer.remove_placement_groups()
-            board.tell(name, f"waiting for {placement.Demand(workers, job['resources'])}")
+            if not attempt:  # later, why it starts again is to be read
+                board.tell(name, f"waiting for {placement.Demand(workers, job['resources'])}")
             result, curve = _fit(job, workers, f"{name}-{attempt}")
             store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
             return
