@@ -114,6 +114,13 @@ def test_no_file_that_another_can_have_written_says_where_ray_is(
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     file = plant(tmp_path, address(stranger))
     assert connection._address("") == connection._address("auto") == address(stranger)
+    monkeypatch.setattr(connection, "_is_private", lambda group: True)
+    file.chmod(0o664)  # as with the umask of many systems
+    assert connection._address("") == address(stranger)
+    monkeypatch.setattr(connection, "_is_private", lambda group: False)
+    assert connection._address("") == connection.LOCAL
+    file.chmod(0o644)
+    capsys.readouterr()
     if how == "link":
         file.rename(tmp_path / "elsewhere")
         file.symlink_to(tmp_path / "elsewhere")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import grp
 import json
 import logging
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -82,7 +84,11 @@ def _address(asked: str) -> str:
     found, strange = _own_text(file)
     if found and not _unreachable(found):
         return found
-    why = f"{file} is not a file of yours alone, and is not followed" if strange else f"{file} names none that answers"
+    why = (
+        f"{file} is not a file of yours alone, and is not followed: set RAY_ADDRESS to go there"
+        if strange
+        else f"{file} names none that answers"
+    )
     if asked == AUTO:
         raise UserError(f"No Ray was found with RAY_ADDRESS={AUTO}: {why}. Start one, or unset it.")
     if strange:
@@ -100,10 +106,19 @@ def _own_text(file: Path) -> tuple[str, bool]:
         return "", True
     with os.fdopen(opened, errors="replace") as content:
         about = os.fstat(opened)
-        shared = about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or about.st_nlink > 1
+        others = stat.S_IWOTH if _is_private(about.st_gid) else stat.S_IWGRP | stat.S_IWOTH
+        shared = about.st_mode & others or about.st_nlink > 1
         if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid() or shared:
             return "", True
         return content.read(1000).strip(), False
+
+
+def _is_private(group: int) -> bool:
+    """Whether a group is this user's own, of the same name, as many systems make it; files are then open to it."""
+    try:
+        return grp.getgrgid(group).gr_name == pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container need not know its user
+        return False
 
 
 def _unreachable(address: str) -> str:
