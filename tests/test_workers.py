@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -146,7 +147,8 @@ def resume_apart(rank: int, folder: str) -> None:
         with pytest.raises(RuntimeError, match="go on from one checkpoint"):
             checkpointer.resume()
     finally:
-        dist.destroy_process_group()  # gloo's threads, still at work when the interpreter ends, abort it
+        dist.destroy_process_group()
+    os._exit(0)  # gloo's threads, still at work when the interpreter ends, abort it
 
 
 def test_workers_that_find_different_checkpoints_do_not_train(tmp_path: Path) -> None:
