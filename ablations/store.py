@@ -93,7 +93,7 @@ class Store:
 
     def state(self, fingerprint: str) -> str:
         """`done`, `stale` (done, by other sources than these), `half done`, `failed` or `to run`."""
-        return self._state(fingerprint, self.folder.exists, {})
+        return self._state(fingerprint, self.folder.exists, lambda: self.folder.names("checkpoints"), {})
 
     def states(self, fingerprints: Iterable[str]) -> dict[str, str]:
         """Fingerprint -> its state, by one look at each folder and at the tables; a trial that is not in a table as its
@@ -101,9 +101,8 @@ class Store:
         stamps = self.stamps()
         there = {_trial(fingerprint) for fingerprint, (done, _) in stamps.items() if done}
         there |= {_failed(fingerprint) for fingerprint, (_, failed) in stamps.items() if failed}
-        there |= {f"checkpoints/{name}" for name in self.folder.names("checkpoints")}
-        known = self._sources(stamps)
-        return _each(lambda fingerprint: self._state(fingerprint, there.__contains__, known), fingerprints)
+        half, known = self.folder.names("checkpoints"), self._sources(stamps)
+        return _each(lambda name: self._state(name, there.__contains__, lambda: half, known), fingerprints)
 
     def _sources(self, stamps: Mapping[str, Any]) -> dict[str, bool]:
         """Fingerprint -> whether its result is stale, of those whose files are the ones that tables were made of."""
@@ -118,15 +117,21 @@ class Store:
                         found[fingerprint] = _is_stale(line)
         return found
 
-    def _state(self, fingerprint: str, exists: Callable[[str], bool], known: Mapping[str, bool]) -> str:
+    def _state(
+        self,
+        fingerprint: str,
+        exists: Callable[[str], bool],
+        checkpoints: Callable[[], Collection[str]],
+        known: Mapping[str, bool],
+    ) -> str:
         if exists(_trial(fingerprint)):
             stale = known[fingerprint] if fingerprint in known else self._stale(fingerprint)
             if stale is not None:
                 return "stale" if stale else "done"
         if exists(_failed(fingerprint)):
             return "failed"
-        half = any(exists(self.checkpoint(fingerprint, method).name) for method in METHODS)
-        return "half done" if half else "to run"
+        mine = {self.checkpoint(fingerprint, method).name.removeprefix("checkpoints/") for method in METHODS}
+        return "to run" if mine.isdisjoint(checkpoints()) else "half done"
 
     def checkpoint(self, fingerprint: str, method: str) -> Checkpoint:
         """The checkpoint of a trial of this method by the sources there are now: others' is not gone on from."""

@@ -36,10 +36,12 @@ def rows(
     for group, i in enumerate(ids.tolist()):
         pictures += [("view", group, 0, train, i, shown[group])]
         pictures += [("view", group, 1 + view, train, i, two[group, view]) for view in range(2)]
-    for group, (asked, *near) in enumerate(neighbours):
-        pictures.append(("neighbour", group, 0, test, asked, _originals(test, np.array([asked]))[0]))
-        for place, (i, pixels) in enumerate(zip(near, _originals(train, np.array(near)), strict=True)):
-            pictures.append(("neighbour", group, 1 + place, train, i, pixels))
+    # Of all at once: pictures that are decoded while reading start their loader processes for each call.
+    asked = _originals(test, np.array([each[0] for each in neighbours]))
+    found_near = iter(_originals(train, np.array([i for each in neighbours for i in each[1:]])))
+    for group, (number, *near) in enumerate(neighbours):
+        pictures.append(("neighbour", group, 0, test, number, asked[group]))
+        pictures += [("neighbour", group, 1 + place, train, i, next(found_near)) for place, i in enumerate(near)]
     images = _encoded([pixels for *_, pixels in pictures])
     found = [
         {"kind": kind, "group": group, "place": place, "picture": i, "label": int(of.labels[i]), "image": image}

@@ -89,6 +89,9 @@ _NARROW = dict(projector_hidden=512, dim=128)
 _DIGITS = dict(projector_hidden=256, dim=128)
 _LARGE_BATCH = dict(optimizer="lars", batch_size=4096, warmup_epochs=_warmup, predictor_lr="cosine")
 _SMALL_SGD = dict(base_lr=0.12, weight_decay=5e-4)
+_SMALL = dict(**_NARROW, **_SMALL_SGD)
+_SMALL_MOCO = dict(**_SMALL, temperature=0.1, target_momentum=0.99)
+_CIFAR_SWAV = dict(**_SMALL, temperature=0.1, prototypes=512)
 
 METHODS: dict[str, Method] = {
     SIMSIAM: Method(code="simsiam.method:Method", acts=_SIMSIAM),
@@ -101,7 +104,7 @@ METHODS: dict[str, Method] = {
             "imagenet": dict(
                 **_LARGE_BATCH, base_lr=0.3, weight_decay=1e-6, temperature=0.1, projector_hidden=2048, dim=128
             ),
-            "small": dict(**_NARROW, **_SMALL_SGD, temperature=0.5),
+            "small": dict(**_SMALL, temperature=0.5),
             "digits": dict(**_DIGITS, temperature=0.5),
         },
     ),
@@ -122,10 +125,10 @@ METHODS: dict[str, Method] = {
                 projector_hidden=2048,
                 dim=128,
             ),
-            "small": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, queue=2048, target_momentum=0.99),
-            "cifar10": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, queue=4096, target_momentum=0.99),
-            "cifar10_short": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, queue=4096, target_momentum=0.99),
-            "flowers": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, queue=512, target_momentum=0.99),
+            "small": dict(**_SMALL_MOCO, queue=2048),
+            "cifar10": dict(**_SMALL_MOCO, queue=4096),
+            "cifar10_short": dict(**_SMALL_MOCO, queue=4096),
+            "flowers": dict(**_SMALL_MOCO, queue=512),
             "digits": dict(**_DIGITS, temperature=0.1, queue=256, target_momentum=0.99),
         },
     ),
@@ -163,9 +166,9 @@ METHODS: dict[str, Method] = {
                 projector_hidden=2048,
                 dim=128,
             ),
-            "small": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, prototypes=128),
-            "cifar10": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, prototypes=512),
-            "cifar10_short": dict(**_NARROW, **_SMALL_SGD, temperature=0.1, prototypes=512),
+            "small": dict(**_SMALL, temperature=0.1, prototypes=128),
+            "cifar10": _CIFAR_SWAV,
+            "cifar10_short": _CIFAR_SWAV,
             "digits": dict(**_DIGITS, temperature=0.2, prototypes=32),
         },
     ),

@@ -44,14 +44,14 @@ def batches(place: str, file: File, *, label: str | None, most: int) -> Iterator
                     raise DataError(f"{name} unfolds to more than {most_of_all:,} bytes. {_remedy(most_of_all)}")
                 gathered.append(pa.record_batch([pictures, _labels(batch[label])], schema=SCHEMA))
                 if sum(map(len, gathered)) >= _ROWS or sum(each.nbytes for each in gathered) >= _BATCH_BYTES:
-                    yield _one(gathered)
+                    yield pa.concat_batches(gathered)
                     gathered = []
         except DataError:
             raise
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
             raise unreadable(error, f"{name} cannot be read: {error}") from None
         if gathered:
-            yield _one(gathered)
+            yield pa.concat_batches(gathered)
 
 
 def _largest_group(parquet: pa.parquet.ParquetFile, image: str) -> int:
@@ -87,7 +87,3 @@ def _check(pictures: pa.Array, where: str, first: int, most: int) -> None:
 
 def _remedy(most: int) -> str:
     return f"At most {most:,} are read, so that no small file fills a node's memory; --max-pixels allows more."
-
-
-def _one(gathered: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return pa.concat_batches(gathered)
