@@ -54,6 +54,9 @@ METRICS: Columns = {
     "knn_top1_init": (_REAL, "per cent of the test set, untrained network"),
     "knn_top1_pixels": (_REAL, "per cent of the test set, raw pixels; small data only"),
     "paper": (_REAL, "the paper's linear top-1 on ImageNet, per cent"),
+    "reference": (_REAL, "another published accuracy for these data, method and length, per cent; none without one"),
+    "reference_of": (_TEXT, "which evaluation the reference is of"),
+    "reference_source": (_TEXT, "who published the reference"),
     "message": (_TEXT, "why it failed or is infeasible"),
 }
 EVALUATION: Columns = {

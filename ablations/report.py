@@ -28,13 +28,16 @@ def results(table: Table, lines: Sequence[Result]) -> str:
         lines: of results/<table>.parquet.
     """
     numbers = _COLUMNS + _FORENSICS
-    cells = [("row", "paper", *(heading for heading, _, _ in numbers), "outcome", "time")]
+    told = {line["row"]: line for line in lines if line.get("reference") is not None}  # files of before have none
+    others = ["reference"] if told else []
+    cells = [("row", "paper", *others, *(heading for heading, _, _ in numbers), "outcome", "time")]
     for row in table.rows:
         if seeds := [line for line in lines if line["row"] == row.name]:
             paper = "-" if row.paper is None else f"{row.paper:.1f}"
             ours = (spread(seeds, name, digits) for _, name, digits in numbers)
+            published = [f"{told[row.name]['reference']:.1f}" if row.name in told else "-" for _ in others]
             stale = ", stale" if any(line["sources"] != provenance.sources(line["method"]) for line in seeds) else ""
-            cells.append((row.name, paper, *ours, _outcomes(seeds) + stale, _time(seeds)))
+            cells.append((row.name, paper, *published, *ours, _outcomes(seeds) + stale, _time(seeds)))
     text = [
         f"{table.title} ({table.section}). Linear and kNN top-1 in per cent, time a trial.",
         *(["", _which(lines[0])] if lines else []),
@@ -44,7 +47,9 @@ def results(table: Table, lines: Sequence[Result]) -> str:
     messages = dict.fromkeys(f"{line['row']}: {line['message']}" for line in lines if line["message"])
     pixels = [line["knn_top1_pixels"] for line in lines if line["knn_top1_pixels"] is not None]
     raw = [f"kNN on the raw pixels: {pixels[0]:.1f} %."] if pixels else []
-    return "\n".join([*text, *([""] if messages or raw else []), *messages, *raw])
+    named = dict.fromkeys(f"Reference: {line['reference_source']}; {line['reference_of']}." for line in told.values())
+    below = [*messages, *named, *raw]
+    return "\n".join([*text, *([""] if below else []), *below])
 
 
 def _which(line: Result) -> str:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from ablations import provenance
+from ablations import provenance, references
 from ablations.columns import COLUMNS, CURVE, PICTURES, TRIAL, Result, decoded, encoded, stamps_in
 from ablations.files import Folder
 from ablations.table import Trial, UserError
@@ -319,6 +319,7 @@ def spoiled(result: Result) -> str | None:
 
 
 def _membership(trial: Trial) -> Result:
+    reference = references.find(trial)
     return {
         "table": trial.table.name,
         "row": trial.row.name,
@@ -327,6 +328,9 @@ def _membership(trial: Trial) -> Result:
         "seed": trial.config.seed,
         "paper": trial.row.paper,
         "baseline": trial.baseline,
+        "reference": reference and reference.accuracy,
+        "reference_of": reference and reference.of,
+        "reference_source": reference and reference.source,
     }
 
 

@@ -15,7 +15,8 @@ from simsiam.method import Method, momentum_encoder, move
 
 
 class Alternation(Method):
-    """D against z of weights that are `eta_steps` steps old at most; 0 stands for an epoch. With 1, it is SimSiam."""
+    """D against z of weights that are `eta_steps` steps old at most; 0 stands for an epoch. With 1 it is
+    SimSiam, and a Config says so."""
 
     def __init__(self, config: Config, images: int) -> None:
         super().__init__(config, images)

@@ -123,8 +123,9 @@ class Config:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, _checked(f.name, getattr(self, f.name)))
-        for name, neutral in _other_methods(self).items():
-            object.__setattr__(self, name, neutral)
+        for values in (_plainer, _other_methods):
+            for name, value in values(self).items():
+                object.__setattr__(self, name, value)
         _check_together(self)
         for name, neutral in _inert(self).items():
             object.__setattr__(self, name, neutral)
@@ -288,6 +289,15 @@ def _check_together(config: Config) -> None:
             f"bn_group must be below batch_size={config.batch_size} and divide it (None = the global batch). "
             f"Got {group} instead."
         )
+
+
+def _plainer(config: Config) -> dict[str, Any]:
+    """Where an experiment of Sec. 5.2 is SimSiam, or SimSiam without a predictor, the fields that say so."""
+    if config.method == "alternation" and config.eta_steps == 1:
+        return {"method": SIMSIAM}
+    if config.method == "expectation" and config.eta_momentum == 0 and config.similarity == "cosine":
+        return {"method": SIMSIAM, "predictor": "none"}
+    return {}
 
 
 def _other_methods(config: Config) -> dict[str, Any]:

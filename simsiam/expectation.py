@@ -18,7 +18,7 @@ class Expectation(Method):
     """No predictor. A view's target is m eta_x + (1 - m) z of the other, and eta_x becomes the mean of both targets.
 
     The paper says no more than m = 0.8. Averaged are z/||z|| (`eta_normalised`), from a picture's first z on
-    (`eta_start`). With m = 0 it is the row without a predictor.
+    (`eta_start`). With m = 0 it is the row without a predictor, and a Config says so.
     """
 
     draws = True

@@ -305,7 +305,7 @@ def test_two_and_three_workers_come_to_what_one_does(tmp_path: Path) -> None:
 
 def test_an_alternation_of_one_step_is_simsiam_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
-    for of in (config("alternation", eta_steps=1, epochs=2), tiny.config(**SMALL_OF_SIMSIAM)):
+    for of in (unchecked(config("alternation", epochs=2), eta_steps=1), tiny.config(**SMALL_OF_SIMSIAM)):
         decoded = trials.shared(data.locate(None), [of])[of.train_images]
         images = trials.loader.load(decoded, of, Runtime())  # type: ignore[arg-type]
         model, progress = pretrain.pretrain(
@@ -318,6 +318,22 @@ def test_an_alternation_of_one_step_is_simsiam_bit_for_bit(monkeypatch: pytest.M
 
 
 SMALL_OF_SIMSIAM = {"precision": "float64", "batch_size": 64, "epochs": 2}
+
+
+def unchecked(of: Config, **changes: Any) -> Config:
+    """A Config as it stands, where a checked one would be spelled as SimSiam."""
+    changed = copy.copy(of)
+    for name, value in changes.items():
+        object.__setattr__(changed, name, value)
+    return changed
+
+
+def test_what_is_simsiam_has_simsiams_spelling() -> None:
+    plain, none = tiny.config(**SMALL_OF_SIMSIAM), tiny.config(**SMALL_OF_SIMSIAM, predictor="none")
+    assert config("alternation", eta_steps=1, epochs=2) == plain
+    assert config("expectation", eta_momentum=0.0, epochs=2) == none
+    other = config("expectation", eta_momentum=0.0, epochs=2, similarity="cross_entropy")
+    assert other.method == "expectation"  # softmax(z / ||z||) is not softmax(z)
 
 
 def test_the_first_step_of_a_cycle_is_the_first_with_new_weights() -> None:
@@ -342,7 +358,7 @@ def test_the_first_step_of_a_cycle_is_the_first_with_new_weights() -> None:
 
 def test_an_expectation_with_momentum_0_is_no_predictor() -> None:
     none = science(run(tiny.config(**SMALL_OF_SIMSIAM, predictor="none"))[1])
-    found = science(run(config("expectation", eta_momentum=0.0, epochs=2))[1])
+    found = science(run(unchecked(config("expectation", epochs=2), eta_momentum=0.0))[1])
     np.testing.assert_allclose(found, none, rtol=1e-9)
 
 

@@ -42,6 +42,14 @@ def test_a_table_reads_like_the_papers() -> None:
     assert "kNN on the raw pixels: 97.8 %." in text
 
 
+def test_a_published_number_stands_beside_the_papers_where_there_is_one() -> None:
+    told = {"reference": 90.4, "reference_of": "kNN, best epoch", "reference_source": "somebody"}
+    text = report.results(tables.get("stop_gradient"), [line("with", **told), line("without")])
+    rows = [[cell.strip() for cell in each.split("|")[1:4]] for each in text.split("\n") if each.startswith("| ")]
+    assert rows == [["row", "paper", "reference"], ["with", "67.7", "90.4"], ["without", "0.1", "-"]]
+    assert "Reference: somebody; kNN, best epoch." in text
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.7, "1:00"), (725, "12:05"), (11525, "3:12:05")])
 def test_durations(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
