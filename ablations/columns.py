@@ -38,6 +38,7 @@ KEY: Columns = {
     "overrides": (_TEXT, "--set, canonical text; empty for none"),
     "seed": (_WHOLE, ""),
     "baseline": (pa.bool_(), "whether the row is the table's baseline"),
+    "encoder_from": (_TEXT, "where the encoder is from that it starts with, or whose network it has"),
 }
 METRICS: Columns = {
     "outcome": (_TEXT, "finished, collapsed, diverged, infeasible or failed"),
@@ -50,6 +51,7 @@ METRICS: Columns = {
     "predictor_identity": (_REAL, "1 - mean cosine(h(z), z), test set; none without h"),
     "knn_top1": (_REAL, "per cent of the test set"),
     "knn_train_top1": (_REAL, "per cent of training pictures among the others, 10,000 at most; no test label in it"),
+    "classifier_top1": (_REAL, "per cent of the test set, by the classifier that was trained; method=supervised only"),
     "linear_top1": (_REAL, "per cent of the test set"),
     "knn_top1_init": (_REAL, "per cent of the test set, untrained network"),
     "knn_top1_pixels": (_REAL, "per cent of the test set, raw pixels; small data only"),
@@ -95,6 +97,7 @@ CURVE: Columns = {
     "z_singular_values": METRICS["z_singular_values"],
     "predictor_identity": METRICS["predictor_identity"],
     "knn_top1": METRICS["knn_top1"],
+    "classifier_top1": METRICS["classifier_top1"],
     "lr": (_REAL, "of the encoder, at the epoch's start"),
     "seconds": (_REAL, "s, of the epoch's steps"),
     "eval_seconds": (_REAL, "s, of the epoch's evaluation"),

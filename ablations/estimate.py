@@ -29,8 +29,8 @@ def seconds(config: Config, costs: list[Result]) -> float | None:
     """
     device, alike = provenance.machine(), {name: getattr(config, name) for name in _COST}
     speeds = [
-        done["wall_seconds"] / done["epochs"]
+        done["wall_seconds"] / max(done["epochs"], 1)
         for done in costs
         if done["device"] == device and done["outcome"] != "diverged" and alike.items() <= done.items()
     ]
-    return statistics.median(speeds) * config.epochs if speeds else None
+    return statistics.median(speeds) * max(config.epochs, 1) if speeds else None

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from ablations import provenance
 from ablations.columns import Result
+from ablations.lines import spoiled
 from ablations.progress import HALF_DONE, Progress
-from ablations.store import Store, spoiled
+from ablations.store import Store
 from ablations.table import Trial, UserError
 from ablations.terminal import say
 from simsiam import data

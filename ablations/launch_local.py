@@ -16,8 +16,9 @@ import torch
 from ablations import placement
 from ablations import trial as trials
 from ablations.columns import Result
+from ablations.lines import spoiled
 from ablations.progress import HALF_DONE, Progress
-from ablations.store import Store, spoiled
+from ablations.store import Store
 from ablations.table import Trial, UserError
 from ablations.terminal import say
 from simsiam import data
@@ -100,6 +101,7 @@ def attempt(
                 pictures=pictures,
                 place=store.checkpoint(fingerprint(config), config.method),
                 on_epoch=on_epoch,
+                weights=store.encoder(config.encoder),
             )
         store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
         return result

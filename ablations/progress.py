@@ -115,7 +115,7 @@ class _State:
         left = self.left()
         return (
             f"{self.line['epoch']}/{self.epochs}",
-            f"{self.line['loss']:.3f}",
+            _shown(self.line["loss"], ".3f"),
             _shown(self.line["z_std"], ".2f"),
             _shown(self.line["knn_top1"], ".1f"),
             "" if left is None else duration(left),

@@ -18,6 +18,7 @@ from ablations.verdict import Verdict
 Result = Mapping[str, Any]
 
 _COLUMNS = (("ours", "linear_top1", 1), ("kNN", "knn_top1", 1), ("untrained", "knn_top1_init", 1))
+_BY_LABELS = (("classifier", "classifier_top1", 1),)
 _FORENSICS = (("z_std", "z_std", 2), ("rank", "effective_rank", 1))
 
 
@@ -27,7 +28,8 @@ def results(table: Table, lines: Sequence[Result]) -> str:
     Args:
         lines: of results/<table>.parquet.
     """
-    numbers = _COLUMNS + _FORENSICS
+    by_labels = any(line.get("classifier_top1") is not None for line in lines)
+    numbers = (*_COLUMNS, *(_BY_LABELS if by_labels else ()), *_FORENSICS)
     told = {line["row"]: line for line in lines if line.get("reference") is not None}  # files of before have none
     others = ["reference"] if told else []
     cells = [("row", "paper", *others, *(heading for heading, _, _ in numbers), "outcome", "time")]
@@ -56,7 +58,8 @@ def _which(line: Result) -> str:
     """The recipe, data and changes that a table is of."""
     changed = f", --set {line['overrides']}" if line["overrides"] else ""
     foreign = " These are not the digits." if line["recipe"] == "digits" != line["data"].partition("@")[0] else ""
-    return f"Recipe {line['recipe']}, data {line['data']}{changed}.{foreign}"
+    encoder = f" Encoder: {line['encoder_from']}." if line.get("encoder_from") else ""
+    return f"Recipe {line['recipe']}, data {line['data']}{changed}.{foreign}{encoder}"
 
 
 def spread(lines: Sequence[Result], name: str, digits: int) -> str:

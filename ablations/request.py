@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations import table as tables
-from ablations.table import Table, Trial, UserError
+from ablations.table import Encoders, Table, Trial, UserError
 from simsiam import config as configs
 from simsiam.config import GRAPH, MAX_PIXELS, STEPS, Runtime
+from simsiam.methods import NONE
 from simsiam.recipes import DATA, RECIPES
 
 if TYPE_CHECKING:
@@ -49,7 +50,13 @@ def parser() -> argparse.ArgumentParser:
     add("--claims", action="store_true", help="judge the paper's claims")
     add("--seeds-until-decided", type=int, metavar="MAX", help="judge, and add seeds where a claim is undecided")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
-    add("--rerun", choices=("stale", "failed"), help="stale: also what other sources gave; failed: only what failed")
+    add("--from", dest="given", metavar="TABLE/ROW", help="encoders of kept checkpoints, for tables that need one")
+    add("--weights", metavar="FILE", help="an encoder in a file of safetensors or torch, for tables that need one")
+    add(
+        "--rerun",
+        choices=("stale", "failed", "unkept"),
+        help="stale: also what other sources gave; failed: only what failed; unkept: also what has no kept checkpoint",
+    )
     add("--workers", type=int, default=1, help="workers a trial; the same numbers up to rounding (default: 1)")
     add("--threads", type=int, default=1, help="of torch, a worker; another number rounds otherwise (default: 1)")
     add("--loader-processes", type=int, default=0, help="decoding processes a worker (default: 0)")
@@ -84,6 +91,7 @@ class Request:
     overrides: dict[str, Any]
     rows: list[str] | None
     args: argparse.Namespace
+    encoders: Encoders
     until: float | None = None  # seconds since 1970 at which the trials must have ended
 
     @property
@@ -136,13 +144,14 @@ class Request:
                 overrides=self.overrides,
                 rows=self.rows if rows is None else self._chosen(rows.get(table.name, [])),
                 seeds=seeds,
+                encoders=self.encoders,
             )
         ]
 
     def _placed(self, trial: Trial) -> Trial:
         """A trial with more workers than pictures in a batch is infeasible with these."""
         workers, images = self.args.workers, trial.config.batch_size
-        if trial.infeasible or workers <= images:
+        if trial.infeasible or workers <= images or trial.config.method == NONE:
             return trial
         reason = f"--workers {workers} share a batch of {images}: one would have no picture. Use at most {images}."
         return dataclasses.replace(trial, infeasible=reason)
@@ -151,8 +160,12 @@ class Request:
         return [row for row in rows if self.rows is None or row in self.rows]
 
 
-def read(args: argparse.Namespace) -> Request:
-    """Raises UserError for what cannot be asked. A time limit counts from now."""
+def read(args: argparse.Namespace, encoders: Encoders) -> Request:
+    """Raises UserError for what cannot be asked. A time limit counts from now.
+
+    Args:
+        encoders: those of `--from` or `--weights`.
+    """
     begun = time.time()
     if not args.table:
         raise UserError(f"Name a table with --table. Known: {', '.join(tables.names())}, all.")
@@ -169,6 +182,8 @@ def read(args: argparse.Namespace) -> Request:
             raise UserError(f"--{option.replace('_', '-')} must be {low} to {high}. Got {value} instead.")
     if args.seeds is not None and args.seeds_until_decided is not None:
         raise UserError("--seeds and --seeds-until-decided exclude each other. Leave one out.")
+    if args.rerun == "unkept" and not args.keep_checkpoints:
+        raise UserError("--rerun unkept is for --keep-checkpoints, and would keep none without it. Add that.")
     if not args.checkpoint_seconds >= 0:
         raise UserError(f"--checkpoint-seconds must be at least 0. Got {args.checkpoint_seconds:g} instead.")
     if args.price is not None and not 0 <= args.price < math.inf:
@@ -181,16 +196,34 @@ def read(args: argparse.Namespace) -> Request:
     _check_the_launcher(args)
     if args.table == "all" and args.rows:
         raise UserError("--rows is of one table. Got --table all: name one.")
-    asked = tables.names() if args.table == "all" else [args.table]
     return Request(
-        tables=[tables.get(name) for name in asked],
+        tables=_tables(args),
         recipe=args.recipe,
         source=source(args),
         overrides=overrides(args.set),
         rows=None if args.rows is None else [name.strip() for name in args.rows.split(",")],
         args=args,
+        encoders=encoders,
         until=None if args.time_limit is None else begun + 60 * args.time_limit - _END_SECONDS,
     )
+
+
+def _tables(args: argparse.Namespace) -> list[Table]:
+    """The tables that are asked for: with `all`, those that need no encoder unless one is given. Raises UserError."""
+    asked = [tables.get(name) for name in (tables.names() if args.table == "all" else [args.table])]
+    given = next((option for option in ("from", "weights") if _given(args, option)), None)
+    if given and not any(table.needs_encoder for table in asked):
+        known = ", ".join(name for name in tables.names() if tables.get(name).needs_encoder)
+        raise UserError(f"--{given} is for tables that start from an encoder: {known}. Got --table {args.table}.")
+    needing = [table.name for table in asked if table.needs_encoder]
+    if needing and not given and args.table != "all":
+        raise UserError(f"Table {needing[0]} starts from an encoder: give --from TABLE/ROW or --weights FILE.")
+    return [table for table in asked if given or not table.needs_encoder]
+
+
+def _given(args: argparse.Namespace, option: str) -> str | None:
+    found: str | None = args.given if option == "from" else args.weights
+    return found
 
 
 def _check_the_launcher(args: argparse.Namespace) -> None:
@@ -217,11 +250,15 @@ def _check_the_launcher(args: argparse.Namespace) -> None:
         )
 
 
-def looks(args: argparse.Namespace) -> list[int]:
-    """The numbers of seeds after which the claims are judged; the last is how many seeds there are at most."""
+def looks(args: argparse.Namespace, seeds: int = 1) -> list[int]:
+    """The numbers of seeds after which the claims are judged; the last is how many seeds there are at most.
+
+    Args:
+        seeds: how many there are if nothing is said of them.
+    """
     if args.seeds_until_decided:
         return [n for n in _LOOKS if n < args.seeds_until_decided] + [args.seeds_until_decided]
-    return [args.seeds or (_SEEDS_OF_A_VERDICT if args.claims else 1)]
+    return [args.seeds or (_SEEDS_OF_A_VERDICT if args.claims else seeds)]
 
 
 def overrides(texts: list[str]) -> dict[str, Any]:

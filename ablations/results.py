@@ -1,6 +1,6 @@
 """Results for people and scripts: from ablations import results; results.load("batch_size")
 
-On the command line: python -m ablations.results claims | diff FINGERPRINT FINGERPRINT
+On the command line: python -m ablations.results claims | diff FINGERPRINT FINGERPRINT | export FINGERPRINT FILE
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ablations import provenance, report, verdict
+from ablations import encoders, provenance, report, verdict
 from ablations import table as tables
 from ablations.columns import COLUMNS, CURVE, Columns
 from ablations.store import Store
-from ablations.table import Table, UserError
+from ablations.table import UNKNOWN, Encoder, Encoders, Table, UserError
 from ablations.terminal import say
 from ablations.verdict import Verdict
 from simsiam import config as configs
 
+if TYPE_CHECKING:
+    from simsiam.encoder import Transform
+    from simsiam.model import Backbone
+
 Root = str | os.PathLike[str] | None
 
 _KEY = ["row", "recipe", "overrides", "data", "seed", "fingerprint"]
+_STARTS = ["encoder_from", "encoder", "backbone", "stem", "width"]  # what a row starts from
 _ENOUGH = 1 << 40  # training pictures: whether there are too few changes no Config
 
 
@@ -66,7 +72,8 @@ def load(
             if value not in (known := sorted(set(frame[column]))):
                 raise UserError(_unknown(f"{column} of the lines of {table}", value, known))
             frame = frame[frame[column] == value]
-    today = _todays(table, frame[_KEY].to_dict("records"))
+    lines = frame.reindex(columns=[*_KEY, *_STARTS]).astype(object)  # files of before lack some
+    today = _todays(table, lines.where(lines.notna(), None).to_dict("records"))
     return _with_units(frame[today].reset_index(drop=True), COLUMNS)
 
 
@@ -159,9 +166,10 @@ def _unknown(what: str, value: str, known: list[str]) -> str:
 
 def _todays(table: str, lines: Sequence[Mapping[Any, Any]]) -> list[bool]:
     """Whether each line is of the Config that today's table, row and recipe give. Warns of those that are not."""
-    planned: dict[tuple[str, str, str], dict[tuple[str, int], str]] = {}
+    planned: dict[tuple[Any, ...], dict[tuple[str, int], str]] = {}
     seeds = 1 + max((line["seed"] for line in lines), default=0)
-    for recipe, overrides, data in {(line["recipe"], line["overrides"], line["data"]) for line in lines}:
+    for kind in {_kind(line) for line in lines}:
+        recipe, overrides, data, _ = kind
         try:
             trials = tables.plan(
                 tables.get(table),
@@ -170,14 +178,12 @@ def _todays(table: str, lines: Sequence[Mapping[Any, Any]]) -> list[bool]:
                 train_images=_ENOUGH,
                 overrides=_fields(overrides),
                 seeds=seeds,
+                encoders=_starts([line for line in lines if _kind(line) == kind]),
             )
         except ValueError:  # a recipe, or a field, that there is no more
             trials = []
-        planned[recipe, overrides, data] = {(each.row.name, each.config.seed): each.fingerprint for each in trials}
-    today = [
-        planned[line["recipe"], line["overrides"], line["data"]].get((line["row"], line["seed"])) == line["fingerprint"]
-        for line in lines
-    ]
+        planned[kind] = {(each.row.name, each.config.seed): each.fingerprint for each in trials}
+    today = [planned[_kind(line)].get((line["row"], line["seed"])) == line["fingerprint"] for line in lines]
     if others := today.count(False):
         warnings.warn(
             f"{others} line{'s' * (others > 1)} of {table} left out: another version of the recipe, the table or the "
@@ -187,8 +193,48 @@ def _todays(table: str, lines: Sequence[Mapping[Any, Any]]) -> list[bool]:
     return today
 
 
+def _kind(line: Mapping[Any, Any]) -> tuple[Any, ...]:
+    """Lines of one kind are rows and seeds of one plan."""
+    return (*(line[name] for name in ("recipe", "overrides", "data")), line.get("encoder_from"))
+
+
+def _starts(lines: Sequence[Mapping[Any, Any]]) -> Encoders:
+    """What the rows of these lines, all of one kind, start from: an encoder for each seed."""
+    by_seed = {line["seed"]: line for line in [*lines, *(line for line in lines if line.get("encoder"))]}
+
+    def start(kind: str, fields: Mapping[str, Any]) -> Encoder:
+        line = by_seed.get(fields["seed"], lines[0])
+        network = {name: line[name] for name in ("backbone", "stem", "width")}
+        return Encoder(digest=line.get("encoder") or UNKNOWN, network=network, origin=line.get("encoder_from") or "")
+
+    return start
+
+
 def _fields(overrides: str) -> dict[str, Any]:
     return {name: configs.parse(name, value) for name, _, value in (text.partition("=") for text in overrides.split())}
+
+
+def encoder(fingerprint: str, *, root: Root = None) -> tuple[Backbone, Transform]:
+    """A finished trial's backbone in eval mode, (n, 3, S, S) -> (n, D), and what makes its input of a picture.
+
+    It computes in full float32 (or float64), whatever the trial's precision. The trial must have been run with
+    `--keep-checkpoints`. Raises UserError for an unknown one, or where no checkpoint is kept.
+    """
+    return encoders.loaded(fingerprint, _store(root))
+
+
+def export(fingerprint: str, path: str | os.PathLike[str], *, root: Root = None) -> None:
+    """Write a finished trial's backbone as safetensors under torchvision's names, with its Config in the metadata.
+
+    Raises UserError as `encoder` does, and for a name that does not end in .safetensors.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise UserError(f"An encoder is exported as .safetensors. Got {path} instead.")
+    content = encoders.exported(fingerprint, _store(root))
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
 
 
 def diff(one: str, other: str, *, root: Root = None) -> str:
@@ -220,12 +266,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     of_claims.add_argument("--looks", type=int, default=1, help="if seeds were added until decided: how many looks")
     of_diff = commands.add_parser("diff", help="the fields in which two trials differ, and their results")
     of_diff.add_argument("fingerprints", nargs=2)
-    for command in (of_claims, of_diff):
+    of_export = commands.add_parser("export", help="write a trial's encoder as safetensors, under torchvision's names")
+    of_export.add_argument("fingerprint")
+    of_export.add_argument("file", metavar="FILE.safetensors")
+    for command in (of_claims, of_diff, of_export):
         command.add_argument("--results", help="folder of the results (default: results/)")
     args = parser.parse_args(argv)
     try:
         if args.command == "diff":
             say(diff(*args.fingerprints, root=args.results))
+        elif args.command == "export":
+            export(args.fingerprint, args.file, root=args.results)
+            say(f"Written: {args.file}")
         else:
             if args.looks < 1:
                 raise UserError(f"--looks must be at least 1. Got {args.looks} instead.")

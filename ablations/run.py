@@ -23,10 +23,12 @@ from simsiam import config as configs  # noqa: E402
 from simsiam.recipes import RECIPES  # noqa: E402
 
 if TYPE_CHECKING:
+    from ablations.encoders import Encoders
     from ablations.store import Store
     from ablations.verdict import Verdict
 
 _CHECKED_BYTES = 512 << 20  # encoded pictures up to this size are all decoded once before anything starts
+_NAMED = 5  # fingerprints in a message
 _TIME_LIMIT = 75  # the exit code that sysexits.h has for "try again later"
 
 
@@ -87,13 +89,14 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    request, looks = requests.read(args), requests.looks(args)
-    for note in request.source.notes:
-        say(f"Data: {note}.")
     from ablations import report
     from ablations.store import Store
 
     store = Store.at(requests.results_place(args.results))
+    encoders = _encoders(args, store)
+    request, looks = requests.read(args, encoders), requests.looks(args, encoders.seeds)
+    for note in request.source.notes:
+        say(f"Data: {note}.")
     if args.plan:
         store.folder.check_readable()
         trials = request.trials(looks[-1])
@@ -103,8 +106,21 @@ def _run(args: argparse.Namespace) -> int:
     if not tables.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
     store.folder.check_writable()
+    encoders.keep(store)
     verdicts, left = _train(request, looks, store)
     return _conclude(request, request.trials(looks[-1]), verdicts, store, left)
+
+
+def _encoders(args: argparse.Namespace, store: Store) -> Encoders:
+    """The encoders that the command gives. Raises UserError."""
+    from ablations import encoders
+
+    if args.given and args.weights:
+        raise UserError("--from and --weights exclude each other. Leave one out.")
+    if args.given:
+        store.folder.check_readable()
+        return encoders.of_trials(args.given, store)
+    return encoders.of_file(Path(args.weights)) if args.weights else encoders.Encoders({})
 
 
 def _train(request: Request, looks: list[int], store: Store) -> tuple[list[tuple[Table, Verdict]], set[str]]:
@@ -139,17 +155,19 @@ def _train(request: Request, looks: list[int], store: Store) -> tuple[list[tuple
 
 def _lines(trials: list[Trial], table: Table, store: Store) -> list[dict[str, Any]]:
     """A table's lines of just these trials: what else its file holds is of other Configs."""
-    mine = {(trial.row.name, trial.fingerprint) for trial in trials if trial.table.name == table.name}
-    return [line for line in store.table(table.name) if (line["row"], line["fingerprint"]) in mine]
+    mine = {(each.row.name, each.fingerprint, each.encoder_from) for each in trials if each.table.name == table.name}
+    return [
+        line for line in store.table(table.name) if (line["row"], line["fingerprint"], line.get("encoder_from")) in mine
+    ]
 
 
 def _todo(trials: list[Trial], store: Store, rerun: str | None) -> dict[str, Trial]:
     """Fingerprint -> trial, of those to train: what is missing or failed, and what --rerun names."""
     distinct = tables.distinct(trials)
     wanted = ("failed",) if rerun == "failed" else ("failed", "to run", "half done", rerun)
-    return {
-        fingerprint: distinct[fingerprint] for fingerprint, state in store.states(distinct).items() if state in wanted
-    }
+    states = store.states(distinct)
+    unkept = store.unkept(states) if rerun == "unkept" else set()
+    return {name: distinct[name] for name, state in states.items() if state in wanted or name in unkept}
 
 
 def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial], store: Store) -> set[str]:
@@ -160,7 +178,9 @@ def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial]
     from ablations.rebuild import Rebuild
 
     rebuild = Rebuild(store, trials)
-    store.tidy([name for name, state in store.states(tables.distinct(trials)).items() if state == "done"])
+    done = [name for name, state in store.states(tables.distinct(trials)).items() if state == "done"]
+    store.tidy(done)
+    _supersede(request, done, todo, store)
     rebuild.at_once()
     if not todo or request.runtime.over:
         return set(todo)
@@ -168,6 +188,19 @@ def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial]
         return {trial.fingerprint for trial in _launch(request, list(todo.values()), store, rebuild)}
     finally:
         rebuild.at_once()
+
+
+def _supersede(request: Request, done: list[str], todo: dict[str, Trial], store: Store) -> None:
+    """Put away what is done and is to be trained again for its checkpoint; or say that there is none."""
+    for result in map(store.trial, todo.keys() & set(done)):
+        if result:
+            store.supersede(result)
+    unkept = store.unkept(set(done) - todo.keys()) if request.runtime.keep_checkpoint else set()
+    if unkept:
+        say(
+            f"No checkpoint is kept of {len(unkept)} trials that are done: {', '.join(sorted(unkept)[:_NAMED])}"
+            f"{', ...' if len(unkept) > _NAMED else ''}. --rerun unkept trains them again."
+        )
 
 
 def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> list[Trial]:

@@ -6,10 +6,7 @@ A trial is done when trials/<fingerprint>.parquet is there. A failure is kept ap
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import datetime
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,20 +16,18 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from ablations import provenance, references
+from ablations import lines as lines_of
+from ablations import provenance
 from ablations.columns import COLUMNS, CURVE, PICTURES, TRIAL, Result, decoded, encoded, stamps_in
 from ablations.files import Folder
+from ablations.lines import FAILED, INFEASIBLE, unfinished
 from ablations.table import Trial, UserError
-from simsiam import config as configs
 from simsiam.config import Config
 from simsiam.methods import METHODS, SIMSIAM
-from simsiam.text import printable
 
 T = TypeVar("T")
 _DAMAGED = pa.ArrowException, OSError, ValueError, LookupError  # what reading a damaged file raises
 _AT_ONCE = 16  # files read at the same time: a bucket answers each after some hundredths of a second
-
-FAILED, INFEASIBLE = "failed", "infeasible"  # the outcomes of trials that have no numbers
 
 
 @dataclass(frozen=True)
@@ -137,6 +132,34 @@ class Store:
         """The checkpoint of a trial of this method by the sources there are now: others' is not gone on from."""
         return Checkpoint(self.folder, f"checkpoints/{fingerprint}-{provenance.sources(method)}.pt")
 
+    def kept(self, fingerprint: str) -> bytes | None:
+        """The last checkpoint of a finished trial, if it was kept; of several sources', that of its result."""
+        names = self._kept().get(fingerprint, [])
+        result = self.trial(fingerprint) if len(names) > 1 else None
+        return (
+            self.folder.read(next((n for n in names if result and result["sources"] in n), names[-1]))
+            if names
+            else None
+        )
+
+    def unkept(self, fingerprints: Iterable[str]) -> set[str]:
+        """Of these trials, those that no checkpoint is kept of."""
+        return set(fingerprints) - self._kept().keys()
+
+    def _kept(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self.folder.names("kept"):
+            found.setdefault(name.partition("-")[0], []).append(f"kept/{name}")
+        return found
+
+    def encoder(self, digest: str | None) -> bytes | None:
+        """The file of an encoder that trials start from; None for none, and where it is not there."""
+        return None if digest is None else self.folder.read(_encoder(digest))
+
+    def keep_encoder(self, digest: str, content: bytes) -> None:
+        if not self.folder.exists(_encoder(digest)):
+            self.folder.write(_encoder(digest), content)
+
     def write(self, result: Result, curve: list[Result], *, keep_checkpoint: bool = False) -> None:
         """Keep a finished trial: its curve and its `pictures` first, then the file that says it is done.
 
@@ -145,9 +168,7 @@ class Store:
         fingerprint = result["fingerprint"]
         before = self.trial(fingerprint)
         if before and before["sources"] != result["sources"]:
-            for kind in ("curves", "pictures", "trials"):
-                old = f"superseded/{kind}/{fingerprint}-{before['sources']}.parquet"
-                self.folder.move(f"{kind}/{fingerprint}.parquet", old)
+            self.supersede(before)
         self.folder.write(_curve(fingerprint), encoded(CURVE, curve))
         if pictures := result.get("pictures"):
             self.folder.write(_pictures(fingerprint), encoded(PICTURES, pictures))
@@ -157,6 +178,13 @@ class Store:
                 self.checkpoint(fingerprint, result["method"]).name, f"kept/{fingerprint}-{result['sources']}.pt"
             )
         self.tidy([fingerprint])
+
+    def supersede(self, result: Result) -> None:
+        """Put a finished trial's files to superseded/, so that it is to run again."""
+        fingerprint = result["fingerprint"]
+        for kind in ("curves", "pictures", "trials"):
+            old = f"superseded/{kind}/{fingerprint}-{result['sources']}.parquet"
+            self.folder.move(f"{kind}/{fingerprint}.parquet", old)
 
     def tidy(self, done: Collection[str]) -> None:
         """Remove the old failures and the checkpoints of trials that are done; a kill may have left some, or parts."""
@@ -220,12 +248,12 @@ class Store:
         self, name: str, members: list[Trial], results: dict[str, Result | None], stamps: Mapping[str, Any]
     ) -> None:
         before = self.folder.read(f"{name}.parquet")
-        lines = {_key(line): line for line in self._lines(f"{name}.parquet", before) or []}
+        lines = {lines_of.key(line): line for line in self._lines(f"{name}.parquet", before) or []}
         its = {} if before is None else stamps_in(before)
         for trial in members:
             if result := results[trial.fingerprint]:
-                line = {**result, **_membership(trial)}
-                lines[_key(line)] = line
+                line = {**result, **lines_of.membership(trial)}
+                lines[lines_of.key(line)] = line
                 its[trial.fingerprint] = stamps.get(trial.fingerprint)
         order = {row.name: i for i, row in enumerate(members[0].table.rows)}
         ordered = sorted(
@@ -234,6 +262,7 @@ class Store:
                 line["recipe"],
                 line["overrides"],
                 line["data"],
+                line.get("encoder_from") or "",
                 order.get(line["row"], len(order)),
                 line["seed"],
             ),
@@ -282,6 +311,10 @@ def _pictures(fingerprint: str) -> str:
     return f"pictures/{fingerprint}.parquet"
 
 
+def _encoder(digest: str) -> str:
+    return f"encoders/{digest}.safetensors"
+
+
 def _failed(fingerprint: str) -> str:
     return f"failed/{fingerprint}.parquet"
 
@@ -293,47 +326,8 @@ def _each(function: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
         return dict(zip(names, pool.map(function, names), strict=True))
 
 
-def unfinished(config: Config, outcome: str, message: str) -> Result:
-    """The result of a trial that has no numbers, with the reason."""
-    return {
-        **dataclasses.asdict(config),
-        "fingerprint": configs.fingerprint(config),
-        "outcome": outcome,
-        "message": printable(message),  # Parquet takes no half of a UTF-16 pair, as names of files may have
-        "sources": provenance.sources(config.method),
-        "ended": datetime.datetime.now(datetime.UTC),
-    }
-
-
 _MADE_BY = ["fingerprint", "method", "sources"]
 
 
 def _is_stale(line: Result) -> bool:
     return bool(line["sources"] != provenance.sources(line["method"] or SIMSIAM))
-
-
-def spoiled(result: Result) -> str | None:
-    """Why a trial failed, if it was for its data: others of them would come to the same. Else None."""
-    message = result.get("message") or ""
-    return message if re.match(r"([\w.]+\.)?DataError: ", message) else None
-
-
-def _membership(trial: Trial) -> Result:
-    reference = references.find(trial)
-    return {
-        "table": trial.table.name,
-        "row": trial.row.name,
-        "recipe": trial.recipe,
-        "overrides": trial.overrides,
-        "seed": trial.config.seed,
-        "paper": trial.row.paper,
-        "baseline": trial.baseline,
-        "reference": reference and reference.accuracy,
-        "reference_of": reference and reference.of,
-        "reference_source": reference and reference.source,
-    }
-
-
-def _key(line: Result) -> tuple[Any, ...]:
-    """What a line of a table is filed under; pictures of another folder are another line."""
-    return line["recipe"], line["overrides"], line["data"], line["row"], line["seed"]

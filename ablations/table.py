@@ -14,7 +14,7 @@ from typing import Any
 from simsiam import config as configs
 from simsiam import recipes
 from simsiam.config import Config
-from simsiam.methods import METHODS, SWITCHES
+from simsiam.methods import METHODS, NONE, SWITCHES
 
 Fields = Mapping[str, Any]
 
@@ -25,13 +25,39 @@ class UserError(ValueError):
     """What was asked for cannot be done. The message is one line for the user; the exit code is 2."""
 
 
+# What a row's `encoder` may be: the one that the command gives; no encoder, but the given one's network; torchvision's
+# for the recipe's network.
+GIVEN, NETWORK, TORCHVISION = KINDS = "given", "network", "torchvision"
+UNKNOWN = "0" * 16  # the digest of an encoder that is not at hand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A trained backbone that a row starts from.
+
+    Args:
+        digest: its identity (simsiam/encoder.py).
+        network: the Config's fields that it fixes: backbone, stem, width.
+        origin: where it is from, for a person.
+        missing: why it is not at hand, or None.
+    """
+
+    digest: str
+    network: Fields
+    origin: str
+    missing: str | None = None
+
+
+Encoders = Callable[[str, Fields], Encoder]  # one of KINDS, and a row's fields with the seed -> its encoder
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of a table: what it changes of the baseline.
 
     Args:
         name: as typed after `--rows`.
-        changes: field -> value; or a function of the baseline's fields that gives them.
+        changes: field -> value; or a function of the baseline's fields that gives them. `encoder` may be one of KINDS.
         paper: the paper's linear top-1 accuracy on ImageNet, per cent; None where the paper gives no number.
         note: what the paper says beside the number.
     """
@@ -99,10 +125,16 @@ class Table:
     base: Fields | Callable[[Fields], Fields] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
 
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether a row starts from an encoder that the command gives."""
+        return any(not callable(row.changes) and row.changes.get("encoder") in (GIVEN, NETWORK) for row in self.rows)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One row with one seed. `infeasible` says why it can never start, or is None; `baseline`, whether it is that."""
+    """One row with one seed. `infeasible` says why it can never start, or is None; `baseline`, whether it is that;
+    `encoder_from`, where the encoder is from that it starts with, or whose network it has, or None."""
 
     table: Table
     row: Row
@@ -111,6 +143,7 @@ class Trial:
     config: Config
     infeasible: str | None
     baseline: bool
+    encoder_from: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -136,6 +169,10 @@ def get(name: str) -> Table:
     return importlib.import_module(f"ablations.tables.{name}").TABLE
 
 
+def _no_encoders(kind: str, fields: Fields) -> Encoder:
+    raise UserError("An encoder is needed, and none is given.")
+
+
 def plan(
     table: Table,
     *,
@@ -145,6 +182,7 @@ def plan(
     overrides: Fields,
     rows: Iterable[str] | None = None,
     seeds: int = 1,
+    encoders: Encoders = _no_encoders,
 ) -> list[Trial]:
     """Every trial of a table, in the paper's row order, seeds 0 to `seeds` - 1.
 
@@ -154,6 +192,7 @@ def plan(
         train_images: how many training pictures the data hold.
         overrides: fields of `--set`, over the recipe and the table's baseline, under the row.
         rows: their names; None for all.
+        encoders: the encoder of a row that starts from one.
 
     Raises UserError for unknown names, for a baseline that breaks a rule or that the data cannot feed, and for an
     override of what the table itself varies.
@@ -170,8 +209,11 @@ def plan(
     trials = []
     for row in (row for row in table.rows if row.name in chosen):
         for seed in range(seeds):
-            fields = _fields(row, baseline, recipe, overrides)
-            config = _config({**fields, "seed": seed}, f"Row {row.name} of table {table.name}")
+            fields = {**_fields(row, baseline, recipe, overrides), "seed": seed}
+            encoder = encoders(fields["encoder"], fields) if fields.get("encoder") in KINDS else None
+            if encoder:
+                fields = _with_encoder(fields, encoder, overrides)
+            config = _config(fields, f"Row {row.name} of table {table.name}")
             trials.append(
                 Trial(
                     table=table,
@@ -179,7 +221,8 @@ def plan(
                     recipe=recipe,
                     overrides=configs.canonical(overrides),
                     config=config,
-                    infeasible=_infeasible(config, train_images),
+                    infeasible=(encoder and encoder.missing) or _infeasible(config, train_images),
+                    encoder_from=encoder.origin if encoder else None,
                     baseline=config == Config(**{**baseline, "seed": seed}),
                 )
             )
@@ -215,6 +258,17 @@ def _fields(row: Row, baseline: Fields, recipe: str, overrides: Fields) -> dict[
     return _with_method(baseline, recipe, {**(overrides if "method" in changes else {}), **changes})
 
 
+def _with_encoder(fields: Fields, encoder: Encoder, overrides: Fields) -> dict[str, Any]:
+    """The fields of a row that starts from an encoder, or has its network. Raises UserError."""
+    for name, value in encoder.network.items():
+        if overrides.get(name, value) != value:
+            raise UserError(
+                f"--set {name}={overrides[name]}: the encoder of {encoder.origin} has {value}. Leave it out."
+            )
+    digest = None if fields["encoder"] == NETWORK else encoder.digest
+    return {**fields, **encoder.network, "encoder": digest}
+
+
 def _with_method(baseline: Fields, recipe: str, chosen: Fields) -> dict[str, Any]:
     """A baseline with what was chosen over it; where that is a method, over all that the method is by itself."""
     method = METHODS.get(chosen.get("method", ""))  # the Config refuses an unknown one by name
@@ -230,7 +284,7 @@ def _check_that_overrides_act(table: Table, recipe: str, data: str, overrides: F
         without = {other: value for other, value in overrides.items() if other != name}
         try:
             both = [(_baseline(table, recipe, data, each), recipe, each) for each in (overrides, without)]
-            rows = [{Config(**_fields(row, *each)) for each in both} for row in table.rows]
+            rows = [{Config(**_without_encoder(_fields(row, *each))) for each in both} for row in table.rows]
         except ValueError:
             continue  # a rule breaks with it or without it: it acts
         if any(len(row) > 1 for row in rows):
@@ -239,6 +293,10 @@ def _check_that_overrides_act(table: Table, recipe: str, data: str, overrides: F
             raise UserError(f"--set {name}: table {table.name} varies this field itself. Leave it out, or use --rows.")
         if all(getattr(config, name) != overrides[name] for row in rows for config in row):
             raise UserError(f"--set {name}: no row of table {table.name} has a method that uses it. Leave it out.")
+
+
+def _without_encoder(fields: Fields) -> dict[str, Any]:
+    return {**fields, "encoder": None} if fields.get("encoder") in KINDS else dict(fields)
 
 
 def _config(fields: Fields, who: str) -> Config:
@@ -256,6 +314,8 @@ def _infeasible(config: Config, train_images: int) -> str | None:
             f"Got {config.train_images} instead."
         )
     images = config.train_images or train_images
+    if config.method == NONE:
+        return None
     if config.batch_size > images:
         return f"batch_size must be at most the {images} training images. Got {config.batch_size} instead."
     steps = images // config.batch_size
@@ -263,6 +323,6 @@ def _infeasible(config: Config, train_images: int) -> str | None:
         return f"eta_steps must be below the {steps} steps of an epoch (0 = an epoch). Got {config.eta_steps} instead."
     if config.queue and config.queue > images / 2:
         return f"queue must be at most half of the {images} training images. Got {config.queue} instead."
-    if config.eta_momentum is not None and (size := 4 * images * config.dim) > _MOST_AVERAGES:
+    if config.eta_momentum is not None and config.dim and (size := 4 * images * config.dim) > _MOST_AVERAGES:
         return f"the moving averages of {images} images must have at most {_MOST_AVERAGES:,} bytes. They have {size:,}."
     return None

@@ -12,7 +12,7 @@ import torch
 
 import simsiam
 from ablations import provenance
-from simsiam import buckets, data, distributed, gallery, loader, monitor, precision, pretrain, probe
+from simsiam import buckets, data, distributed, encoder, gallery, loader, monitor, precision, pretrain, probe
 from simsiam import config as configs
 from simsiam.checkpoint import Checkpointer, Place
 from simsiam.config import EAGER, Config, Runtime
@@ -49,6 +49,7 @@ def run(
     place: Place,
     on_epoch: Callable[[pretrain.Line], None],
     hurry: Callable[[], bool] = lambda: False,
+    weights: bytes | None = None,
 ) -> tuple[Result, list[pretrain.Line]]:
     """Train and evaluate one Config -> its result and its curve, one line an epoch. Every worker calls it.
 
@@ -58,6 +59,7 @@ def run(
     Args:
         pictures: its data, decoded or where they are.
         hurry: asked by every worker now and then: whether a checkpoint is wanted at once.
+        weights: the file of the Config's encoder.
     """
     started = _now()
     _set_up(config, runtime)
@@ -67,7 +69,15 @@ def run(
     checkpointer = Checkpointer(
         config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry, until=runtime.until
     )
-    model, progress = pretrain.pretrain(config, runtime, train, test, checkpointer=checkpointer, on_epoch=on_epoch)
+    model, progress = pretrain.pretrain(
+        config,
+        runtime,
+        train,
+        test,
+        checkpointer=checkpointer,
+        on_epoch=on_epoch,
+        weights=_weights(config, weights),
+    )
     result = {
         **dataclasses.asdict(config),
         "fingerprint": configs.fingerprint(config),
@@ -89,6 +99,15 @@ def run(
         **_machine(config, runtime),
     }
     return result, progress.curve
+
+
+def _weights(config: Config, content: bytes | None) -> encoder.Weights | None:
+    """The weights that a Config's backbone starts from. Raises EncoderError."""
+    if config.encoder is None:
+        return None
+    if content is None:
+        raise encoder.EncoderError(f"The encoder {config.encoder} is not in the results' folder encoders/.")
+    return encoder.unpacked(content, config.encoder)
 
 
 def _set_up(config: Config, runtime: Runtime) -> None:
@@ -120,7 +139,10 @@ def _evaluated(
     """What a trained model came to."""
     last, protocol = progress.curve[-1], PROTOCOLS[config.protocol]
     outcome = monitor.outcome(
-        last["loss"], last["z_std"], last["effective_rank"], highest_rank=min(config.dim, len(test))
+        last["loss"],
+        last["z_std"],
+        last["effective_rank"],
+        highest_rank=None if config.dim is None else min(config.dim, len(test)),
     )
     linear_top1 = None
     if outcome != monitor.DIVERGED:

@@ -18,10 +18,10 @@ class Alternation(Method):
     """D against z of weights that are `eta_steps` steps old at most; 0 stands for an epoch. With 1 it is
     SimSiam, and a Config says so."""
 
-    def __init__(self, config: Config, images: int) -> None:
-        super().__init__(config, images)
+    def __init__(self, config: Config, labels: Tensor) -> None:
+        super().__init__(config, labels)
         self.eta = momentum_encoder(config)
-        self._cycle = config.eta_steps or images // config.batch_size
+        self._cycle = config.eta_steps or len(labels) // config.batch_size
 
     def forward(self, x: Tensor, drawn: Tensor | None = None) -> Tensor:
         """Views x (V, b, 3, H, W) -> the loss of each picture, (b,). f's running statistics are left alone by eta's."""

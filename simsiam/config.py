@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import time
 import types
 import typing
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simsiam.methods import METHODS, SIMSIAM, SWITCHES
+from simsiam.methods import METHODS, NONE, SIMSIAM, SWITCHES
 from simsiam.protocols import PROTOCOLS
 
 EAGER, GRAPH, COMPILED = STEPS = "eager", "graph", "compiled"
@@ -76,9 +77,9 @@ class Config:
     backbone: str = _one_of("resnet10", "resnet18", "resnet50")
     stem: str = _one_of("imagenet", "cifar")
     width: int = _number(4, default=64, unit="channels of the first stage")
-    dim: int = _number(2, unit="d, channels of z and p")
-    projector_layers: int = _number(2, 3)
-    projector_hidden: int = _number(2, unit="channels")
+    dim: int | None = _number(2, unit="d, channels of z and p")
+    projector_layers: int | None = _number(2, 3)
+    projector_hidden: int | None = _number(2, unit="channels")
     predictor_hidden: int | None = _number(2, unit="channels")
 
     # Optimisation (Sec. 3, App. A)
@@ -106,6 +107,9 @@ class Config:
     pairs_per_image: int = _number(1, 2, default=1)  # Sec. 4.6: 2 is "asym. 2x"
     bn_group: int | None = _number(2, default=None, unit="images a BN statistic is over; None = the global batch")
 
+    # An encoder that was trained before, whose backbone is the start: the digest of its tensors (simsiam/encoder.py)
+    encoder: str | None = field(default=None, metadata={"earlier": None, "rule": "of 16 hexadecimal digits"})
+
     # The methods it is compared with (Table 4, Sec. 6.2), and Sec. 5's experiments: simsiam/methods.py
     method: str = _one_of(*METHODS, default=SIMSIAM, earlier=SIMSIAM)
     temperature: float | None = _number(0, above=True, default=None, earlier=None, unit="of SimCLR, MoCo, SwAV")
@@ -122,7 +126,9 @@ class Config:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, _checked(f.name, getattr(self, f.name)))
+            value = getattr(self, f.name)
+            checked = SWITCHES[f.name] if _is_neutral(f.name, value) else _checked(f.name, value)
+            object.__setattr__(self, f.name, checked)
         for values in (_plainer, _other_methods):
             for name, value in values(self).items():
                 object.__setattr__(self, name, value)
@@ -171,6 +177,7 @@ class Runtime:
 
 
 _LARGEST = 2**31 - 1  # of a whole number
+_ENCODER = re.compile("[0-9a-f]{16}")
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}
 TYPES: dict[str, Any] = typing.get_type_hints(Config)
@@ -270,16 +277,19 @@ def _checked(name: str, value: Any) -> Any:
 
 def _check_together(config: Config) -> None:
     """Rules between fields."""
-    for name in METHODS[config.method].acts:
+    for name in METHODS[config.method].acting:
         if SWITCHES[name] is None and getattr(config, name) is None:
             raise ValueError(f"method={config.method} needs {name}, {_wanted(name)}. Got None instead.")
+        _checked(name, getattr(config, name))
+    if config.encoder is not None and not _ENCODER.fullmatch(config.encoder):
+        raise ValueError(_complaint("encoder", config.encoder))
     if config.method == "byol" and config.target_momentum == 0:
         raise ValueError("method=byol needs target_momentum above 0. Got 0.0 instead: that is method=simsiam.")
     if config.predictor != "none" and config.predictor_hidden is None:
         raise ValueError(f"predictor={config.predictor} needs predictor_hidden, a whole number. Got None instead.")
     if config.predictor == "mlp" and config.predictor_lr is None:
         raise ValueError("predictor=mlp needs predictor_lr, cosine or constant. Got None instead.")
-    if config.warmup_epochs >= config.epochs:
+    if 0 < config.epochs <= config.warmup_epochs:
         raise ValueError(
             f"warmup_epochs must be below epochs={config.epochs}. Got {config.warmup_epochs}: shorten the warm-up."
         )
@@ -302,14 +312,21 @@ def _plainer(config: Config) -> dict[str, Any]:
 
 def _other_methods(config: Config) -> dict[str, Any]:
     """Fields of other methods than this Config's, with the value they are given."""
-    acts = METHODS[config.method].acts
+    acts = METHODS[config.method].acting
     return {name: neutral for name, neutral in SWITCHES.items() if name not in acts}
+
+
+def _is_neutral(name: str, value: Any) -> bool:
+    """Whether a value stands where the field does not act. Where it acts, it may break the field's rule."""
+    return name in SWITCHES and value == SWITCHES[name] and type(value) is type(SWITCHES[name])
 
 
 def _inert(config: Config) -> dict[str, Any]:
     """Fields that cannot act beside the others of this Config, with the value they are given."""
     inert: dict[str, Any] = {}
-    if config.eval_every is not None:  # the last epoch is evaluated always
+    if config.method == NONE:
+        inert |= {"eval_every": None, "bn_group": None}
+    elif config.eval_every is not None:  # the last epoch is evaluated always
         every = min(config.eval_every, config.epochs)
         inert["eval_every"] = every if every > 1 else None
     if config.predictor == "none":

@@ -25,10 +25,11 @@ class Expectation(Method):
     averages: Tensor
     seen: Tensor
 
-    def __init__(self, config: Config, images: int) -> None:
-        super().__init__(config, images)
-        self.register_buffer("averages", torch.zeros(images, config.dim))
-        self.register_buffer("seen", torch.full((images,), config.eta_start == "zero"))
+    def __init__(self, config: Config, labels: Tensor) -> None:
+        super().__init__(config, labels)
+        assert config.dim
+        self.register_buffer("averages", torch.zeros(len(labels), config.dim))
+        self.register_buffer("seen", torch.full((len(labels),), config.eta_start == "zero"))
         self._news: tuple[Tensor, Tensor] = torch.empty(0), torch.empty(0)
 
     def draw(self, ids: npt.NDArray[Any], epoch: int, step: int) -> npt.NDArray[Any]:

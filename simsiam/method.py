@@ -27,15 +27,17 @@ class Method(nn.Module):
 
     Args:
         config: of the trial.
-        images: training pictures.
+        labels: of the training pictures, int64 (N,), -1 where there is none. Only what is supervised looks at them.
     """
 
-    def __init__(self, config: Config, images: int) -> None:
+    def __init__(self, config: Config, labels: Tensor) -> None:
         super().__init__()
         self.config = config
         self.model = SimSiam(config)
+        self.register_module("classifier", None)
 
     draws: ClassVar[bool] = False  # whether `forward` needs what `draw` gives
+    classifier: nn.Module | None  # on the backbone's output, trained with it
 
     def draw(self, ids: npt.NDArray[Any], epoch: int, step: int) -> npt.NDArray[Any]:
         """Whole numbers that `forward` gets with a batch, the same shape for each.
@@ -55,10 +57,10 @@ class Method(nn.Module):
         """After a step: `steps` of all `of` are done."""
 
 
-def build(config: Config, images: int) -> Method:
+def build(config: Config, labels: Tensor) -> Method:
     """The method that a Config names."""
     module, _, name = METHODS[config.method].code.partition(":")
-    method: Method = getattr(importlib.import_module(module), name)(config, images)
+    method: Method = getattr(importlib.import_module(module), name)(config, labels)
     return method
 
 

@@ -1,4 +1,4 @@
-"""What each method is by itself: SimSiam's relatives and Sec. 5's experiments, one literal each.
+"""What each method is by itself: SimSiam's relatives, Sec. 5's experiments, labels, and none; one literal each.
 
 Choosing a method takes all of its fields; `--set` may then change each. Numbers of recipe imagenet are those of each
 method's paper, in the form that the SimSiam paper's App. C gives it (3-layer projectors in SimCLR and SwAV, a
@@ -14,7 +14,7 @@ from typing import Any
 
 Fields = Mapping[str, Any]
 
-SIMSIAM = "simsiam"
+SIMSIAM, SUPERVISED, NONE = "simsiam", "supervised", "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +25,28 @@ class Method:
 
     Args:
         code: `module:class`.
-        acts: of SWITCHES, those that act; the others have their neutral value.
+        acts: of SWITCHES, those that act besides the fields of training and of the heads.
+        trains: whether it trains at all, and so whether the fields of training act.
+        heads: whether it has a projector, and may have a predictor.
         common: field -> value, of every recipe.
         recipes: recipe -> field -> value; `small` stands for all that are not named.
     """
 
     code: str
-    acts: tuple[str, ...]
+    acts: tuple[str, ...] = ()
+    trains: bool = True
+    heads: bool = True
     common: Fields = field(default_factory=dict)
     recipes: Mapping[str, Fields] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
         return self.code.partition(":")[0]
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """Of SWITCHES, those that act; the others have their neutral value."""
+        return (*self.acts, *(_TRAINING if self.trains else ()), *(_HEADS if self.heads else ()))
 
     def fields(self, recipe: str, baseline: Fields, chosen: Fields) -> dict[str, Any]:
         """Field -> value on a recipe.
@@ -51,8 +60,27 @@ class Method:
         return {name: value(known) if callable(value) else value for name, value in values.items()}
 
 
+# Fields of training, and of f's and h's heads -> the value they have where they do not act.
+_TRAINING: dict[str, Any] = {
+    "crop_min_area": 1.0,
+    **dict.fromkeys(
+        ("flip_p", "jitter_p", "brightness", "contrast", "saturation", "hue", "grayscale_p", "blur_p"), 0.0
+    ),
+    "epochs": 0,
+    "batch_size": 0,
+    "optimizer": "sgd",
+    **dict.fromkeys(("base_lr", "momentum", "weight_decay", "warmup_epochs"), 0.0),
+}
+_HEADS: dict[str, Any] = {
+    **dict.fromkeys(("dim", "projector_layers", "projector_hidden")),
+    "batch_norm": "default",
+    "projector_affine": True,
+}
+
 # Fields that do not act in every method -> the value they have where they do not.
 SWITCHES: dict[str, Any] = {
+    **_TRAINING,
+    **_HEADS,
     "stop_gradient": True,
     "predictor": "none",
     "similarity": "cosine",
@@ -180,4 +208,16 @@ METHODS: dict[str, Method] = {
         acts=("similarity", "symmetric", "eta_momentum", "eta_normalised", "eta_start"),
         common=dict(eta_momentum=0.8),
     ),
+    # Cross-entropy of the labels, by a linear layer on the backbone, of the recipe's two views: what can be reached.
+    SUPERVISED: Method(
+        code="simsiam.supervised:Supervised",
+        heads=False,
+        recipes={
+            "imagenet": dict(base_lr=0.1),
+            "small": dict(base_lr=0.1, weight_decay=5e-4),
+            "digits": {},
+        },
+    ),
+    # Nothing is trained: the backbone as it starts, random or an encoder that was trained elsewhere, is evaluated.
+    NONE: Method(code="simsiam.method:Method", trains=False, heads=False),
 }

@@ -26,7 +26,7 @@ BATCH_NORM = {
     "all":     (True,     True,     True,     True),   # (d)
 }  # fmt: skip
 
-_BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
+BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet10": (BasicBlock, [1, 1, 1, 1]),
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
@@ -43,14 +43,16 @@ class SimSiam(nn.Module):
         self.precision = config.precision
         norm = functools.partial(BatchNorm, batch_size=config.batch_size, group=config.bn_group)
         f_hidden, f_output, h_hidden, h_output = BATCH_NORM[config.batch_norm]
-        self.backbone = backbone(config, norm)
-        self.projector = head(
-            [self.backbone.features, *[config.projector_hidden] * (config.projector_layers - 1), config.dim],
-            hidden=norm if f_hidden else None,
-            output=functools.partial(norm, affine=config.projector_affine) if f_output else None,
-        )
+        self.backbone = backbone(config.backbone, width=config.width, stem=config.stem, norm=norm)
+        self.projector: nn.Module = nn.Identity()
+        if config.projector_layers and config.projector_hidden and config.dim:
+            self.projector = head(
+                [self.backbone.features, *[config.projector_hidden] * (config.projector_layers - 1), config.dim],
+                hidden=norm if f_hidden else None,
+                output=functools.partial(norm, affine=config.projector_affine) if f_output else None,
+            )
         self.predictor: nn.Module = nn.Identity()
-        if config.predictor_hidden is not None:
+        if config.predictor_hidden and config.dim:
             self.predictor = head(
                 [config.dim, config.predictor_hidden, config.dim],
                 hidden=norm if h_hidden else None,
@@ -65,24 +67,30 @@ class SimSiam(nn.Module):
 
         The caller has put the network in eval mode.
         """
-        return self._evaluate(self.backbone, x)
+        return self.evaluate(self.backbone, x)
 
     @torch.no_grad()
     def z(self, features: Tensor) -> Tensor:
         """The same of f's output: `features` (n, D) -> z (n, d)."""
-        return self._evaluate(self.projector, features)
+        return self.evaluate(self.projector, features)
 
     @torch.no_grad()
     def p(self, z: Tensor) -> Tensor:
         """The same of h's output: z (n, d) -> p (n, d)."""
-        return self._evaluate(self.predictor, z)
+        return self.evaluate(self.predictor, z)
+
+    @property
+    def has_projector(self) -> bool:
+        return not isinstance(self.projector, nn.Identity)
 
     @property
     def has_predictor(self) -> bool:
         return not isinstance(self.predictor, nn.Identity)
 
-    def _evaluate(self, part: nn.Module, x: Tensor) -> Tensor:
-        dtype = next(part.parameters()).dtype
+    @torch.no_grad()
+    def evaluate(self, part: nn.Module, x: Tensor) -> Tensor:
+        """The same of any part of the network, or of what is trained beside it."""
+        dtype = next(self.backbone.parameters()).dtype
         with arithmetic(self.precision, x.device):
             return part(x.to(dtype)).to(dtype)
 
@@ -129,9 +137,10 @@ class Backbone(ResNet):
         self.layer4 = self._make_layer(block, 8 * width, layers[3], stride=2)
 
 
-def backbone(config: Config, norm: Norm) -> Backbone:
-    block, layers = _BLOCKS[config.backbone]
-    return Backbone(block, layers, width=config.width, stem=config.stem, norm=norm)
+def backbone(name: str, *, width: int, stem: str, norm: Norm) -> Backbone:
+    """A ResNet by its name in BLOCKS, with `width` channels in its first stage."""
+    block, layers = BLOCKS[name]
+    return Backbone(block, layers, width=width, stem=stem, norm=norm)
 
 
 def head(widths: list[int], *, hidden: Norm | None, output: Norm | None) -> nn.Sequential:

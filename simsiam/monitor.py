@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from simsiam import distributed, randomness, views
 from simsiam.loader import Chunk, Ids, Images, upload
@@ -25,6 +25,7 @@ MEASURED = (
     "predictor_identity",
     "knn_top1",
     "knn_train_top1",
+    "classifier_top1",
 )
 DRAWN = "neighbours", "plane"
 FINISHED, COLLAPSED, DIVERGED = "finished", "collapsed", "diverged"
@@ -41,15 +42,19 @@ _SINGULAR_VALUES = 64
 _ASKED, _NEAR, _POINTS = 8, 5, 500  # test pictures whose neighbours are kept, how many those are; z kept in a plane
 
 
-def outcome(loss: float, z_std: float, effective_rank: float, *, highest_rank: int) -> str:
+def outcome(loss: float | None, z_std: float | None, effective_rank: float | None, *, highest_rank: int | None) -> str:
     """The one place that says what a run came to, from its last epoch in eval mode on the test set.
+
+    None is what there is not: a loss where nothing is trained, and without a projector a z that could collapse.
 
     Args:
         highest_rank: that there can be, of d dimensions and n pictures. Where it is small, half of it counts as
             collapsed instead of COLLAPSED_RANK: in two dimensions, a rank below 3 tells nothing.
     """
-    if not all(math.isfinite(value) for value in (loss, z_std, effective_rank)):
+    if not all(math.isfinite(value) for value in (loss, z_std, effective_rank) if value is not None):
         return DIVERGED
+    if z_std is None or effective_rank is None or highest_rank is None:
+        return FINISHED
     if z_std < COLLAPSED_STD or effective_rank < min(COLLAPSED_RANK, highest_rank / 2):
         return COLLAPSED
     return FINISHED
@@ -175,11 +180,18 @@ def embed(forward: Callable[[Tensor], Tensor], images: Images, crop: float) -> t
 
 
 def measure(
-    model: SimSiam, train: Images, test: Images, protocol: Protocol, *, last: int | None = None
+    model: SimSiam,
+    train: Images,
+    test: Images,
+    protocol: Protocol,
+    *,
+    classifier: nn.Module | None = None,
+    last: int | None = None,
 ) -> dict[str, Any]:
     """The numbers of `MEASURED` of a model in eval mode, on the full test set.
 
     Args:
+        classifier: that was trained on the backbone's output, for classifier_top1.
         last: the seed, after the last epoch: then there are also knn_train_top1, and what a drawing needs (`DRAWN`).
             The first is kNN of at most 10,000 training pictures, drawn by the seed, among all others: no test label
             is in it. It costs as many cosines as kNN of so many test pictures.
@@ -188,22 +200,22 @@ def measure(
     model.eval()
     features, labels = map(distributed.gather, embed(model.features, test, protocol.crop))
     z = torch.cat([model.z(part) for part in features.split(_BATCH)])
-    identity = None
+    found: dict[str, Any] = dict.fromkeys(MEASURED)
+    if model.has_projector:
+        eigenvalues = spectrum(z)
+        found["z_std"] = z_std(z)
+        found["effective_rank"] = effective_rank(eigenvalues)
+        found["z_singular_values"] = singular_values(eigenvalues)
     if model.has_predictor:
         similar = [F.cosine_similarity(model.p(part), part, dim=1).double() for part in z.split(_BATCH)]
-        identity = 1 - float(torch.cat(similar).mean())
+        found["predictor_identity"] = 1 - float(torch.cat(similar).mean())
+    if classifier is not None:
+        named = torch.cat([model.evaluate(classifier, part).argmax(1) for part in features.split(_BATCH)])
+        found["classifier_top1"] = 100 * float((named == labels).double().mean())
     bank, bank_labels = embed(model.features, train, protocol.crop)
     model.train(training)
     nearest = functools.partial(knn_top1, k=protocol.knn_k, temperature=protocol.knn_temperature)
-    eigenvalues = spectrum(z)
-    found: dict[str, Any] = {
-        "z_std": z_std(z),
-        "effective_rank": effective_rank(eigenvalues),
-        "z_singular_values": singular_values(eigenvalues),
-        "predictor_identity": identity,
-        "knn_top1": nearest(bank, bank_labels, features, labels),
-        "knn_train_top1": None,
-    }
+    found["knn_top1"] = nearest(bank, bank_labels, features, labels)
     if last is not None:
         lengths = distributed.everyone(len(bank))
         first = sum(lengths[: distributed.rank()])
@@ -234,7 +246,7 @@ def _neighbours(bank: Tensor, ids: Ids, features: Tensor) -> Tensor:
 
 
 def _plane(z: Tensor, labels: Tensor, chosen: Ids) -> list[list[float]]:
-    """Some of z/||z|| by their two principal components, each with its label."""
+    """Some of z/||z|| by their two principal components, each with its label; of the features where there is no z."""
     unit = F.normalize(z.double(), dim=1)
     unit = unit - unit.mean(0)
     if not unit.isfinite().all():

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from simsiam import checkpoint, distributed, monitor, optim, randomness, views
+from simsiam import checkpoint, distributed, encoder, monitor, optim, randomness, views
 from simsiam import method as methods
 from simsiam.checkpoint import Checkpointer
 from simsiam.config import COMPILED, EAGER, Config, Runtime
+from simsiam.encoder import Weights
 from simsiam.graph import Graphed
 from simsiam.loader import Chunk, Images, chunks, upload
 from simsiam.model import SimSiam
@@ -27,7 +28,7 @@ from simsiam.precision import WEIGHTS, arithmetic
 from simsiam.protocols import PROTOCOLS
 
 # One epoch: epoch, loss, monitor.MEASURED, lr, seconds, eval_seconds, images_per_second. What is measured is None where
-# it was not evaluated, and knn_train_top1 but for the last.
+# it was not evaluated, or there is no such thing; knn_train_top1 but for the last.
 Line = dict[str, Any]
 
 
@@ -72,13 +73,24 @@ def pretrain(
     *,
     checkpointer: Checkpointer,
     on_epoch: Callable[[Line], None],
+    weights: Weights | None = None,
 ) -> tuple[SimSiam, Progress]:
-    """Train from the last checkpoint, or from the seed, to the last epoch or to a loss that is not finite.
+    """Train from the last checkpoint, or from the start, to the last epoch or to a loss that is not finite.
 
-    `on_epoch` is called on every worker with the line of each epoch.
+    Where nothing is to be trained, there is one line, of the network as it is.
+
+    Args:
+        on_epoch: called on every worker with the line of each epoch.
+        weights: of an encoder, with which the backbone starts; without, it starts from the seed.
     """
     run = _Run(config, runtime, train, test, checkpointer)
+    if weights:
+        encoder.put_into(run.method, weights)
     run.resume()
+    if not config.epochs and not run.progress.curve:
+        run.as_it_is()
+        run.save(at_once=True)
+        on_epoch(run.progress.curve[-1])
     steps = run.steps_per_epoch
     batches = run.batches()
     while run.progress.step < config.epochs * steps and not run.diverged:
@@ -97,7 +109,7 @@ class _Run:
         self.config, self.train, self.test, self.checkpointer = config, train, test, checkpointer
         self.device = torch.device(runtime.device)
         self.dtype = WEIGHTS[config.precision]
-        self.method = methods.build(config, len(train)).to(self.device, self.dtype)
+        self.method = methods.build(config, train.labels).to(self.device, self.dtype)
         self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = self.method.model
         self.parallel: nn.Module = self.method
@@ -112,7 +124,7 @@ class _Run:
         self.optimizer = optim.optimizer(self.model, config, [p for p in own if p.requires_grad])
         optim.place_lr(self.optimizer, self.device)
         self.progress = Progress()
-        self.steps_per_epoch = len(train) // config.batch_size
+        self.steps_per_epoch = len(train) // config.batch_size if config.epochs else 0
         self.protocol = PROTOCOLS[config.protocol]
         self.train_on: Callable[..., Tensor] = self._step
         self.augment = views.augment
@@ -125,7 +137,7 @@ class _Run:
 
     @property
     def diverged(self) -> bool:
-        return bool(self.progress.curve) and not math.isfinite(self.progress.curve[-1]["loss"])
+        return bool(self.progress.curve) and not math.isfinite(self.progress.curve[-1]["loss"] or 0.0)
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -134,9 +146,8 @@ class _Run:
             self.optimizer.load_state_dict(state["optimizer"])
             optim.place_lr(self.optimizer, self.device)
             self.progress = Progress(**state["progress"])
-        else:
-            init = monitor.measure(self.model, self.train, self.test, self.protocol)
-            self.progress.knn_top1_init = init["knn_top1"]
+        elif self.config.epochs:
+            self.progress.knn_top1_init = self.measured()["knn_top1"]
         if not self.progress.workers or self.progress.workers[-1][1] != distributed.world_size():
             # The list is the checkpointer's: where no step is left, the linear evaluation saves it.
             self.progress.workers.append((self.progress.step, distributed.world_size()))
@@ -192,24 +203,34 @@ class _Run:
         progress.loss_sum = progress.train_seconds = 0.0
         progress.curve.append(self._line(epoch + 1, loss, seconds))
 
-    def _line(self, epoch: int, loss: float, seconds: float) -> Line:
+    def as_it_is(self) -> None:
+        """The one line of a run that trains nothing."""
+        self.progress.curve.append(self._line(0, None, 0.0))
+        self.progress.knn_top1_init = self.progress.curve[-1]["knn_top1"]
+
+    def measured(self, last: int | None = None) -> dict[str, Any]:
+        """What `monitor.measure` gives of the network as it is now."""
+        classifier = self.method.classifier
+        return monitor.measure(self.model, self.train, self.test, self.protocol, classifier=classifier, last=last)
+
+    def _line(self, epoch: int, loss: float | None, seconds: float) -> Line:
         begun = time.monotonic()
         every = self.config.eval_every
         looked_at = every is None or epoch % every == 0 or epoch == self.config.epochs
         measured: Line = dict.fromkeys(monitor.MEASURED)
-        if not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             measured |= dict.fromkeys(("z_std", "effective_rank", "knn_top1"), math.nan)
         elif looked_at:
             last = self.config.seed if epoch == self.config.epochs else None
-            measured |= monitor.measure(self.model, self.train, self.test, self.protocol, last=last)
+            measured |= self.measured(last)
         return {
             "epoch": epoch,
             "loss": loss,
             **measured,
-            "lr": optim.lr(self.config, "encoder", epoch - 1),
+            "lr": optim.lr(self.config, "encoder", epoch - 1) if epoch else None,
             "seconds": seconds,
             "eval_seconds": time.monotonic() - begun,
-            "images_per_second": self.steps_per_epoch * self.config.batch_size / seconds,
+            "images_per_second": self.steps_per_epoch * self.config.batch_size / seconds if epoch else None,
         }
 
 

@@ -65,6 +65,17 @@ IMAGENETTE: dict[str, Any] = IMAGENET | dict(
 # Not in the paper: 3,000 flowers, so a small batch.
 FLOWERS: dict[str, Any] = IMAGENETTE | dict(batch_size=64)
 
+# SimSiam-TF's setting on the same pictures: its lr 0.01 at batch 64, and no BN at the projector's end.
+FLOWERS_TF: dict[str, Any] = IMAGENET | dict(
+    projector_layers=2,
+    batch_norm="hidden",
+    epochs=50,
+    batch_size=64,
+    base_lr=0.04,
+    momentum=0.6,
+    protocol="small",
+)
+
 # Not in the paper: scikit-learn's 8 x 8 digits, minutes on a laptop without a download.
 DIGITS: dict[str, Any] = dict(
     image_size=16,
@@ -93,6 +104,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cifar10": CIFAR10,
     "cifar10_short": CIFAR10_SHORT,
     "flowers": FLOWERS,
+    "flowers_tf": FLOWERS_TF,
     "imagenette": IMAGENETTE,
     "imagenet": IMAGENET,
 }
@@ -102,6 +114,7 @@ DATA = {
     "cifar10": "cifar10",
     "cifar10_short": "cifar10",
     "flowers": "flowers",
+    "flowers_tf": "flowers",
     "imagenette": "imagenette",
     "imagenet": "imagenet",
 }

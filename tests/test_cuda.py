@@ -167,7 +167,7 @@ def test_twenty_float64_steps_are_those_of_the_cpu(changes: dict[str, Any]) -> N
     x = torch.randn(20, 2, config.batch_size, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
     losses = []
     for device in ("cpu", "cuda"):
-        method = Method(config, config.batch_size).to(device, torch.float64)
+        method = Method(config, torch.zeros(config.batch_size, dtype=torch.int64)).to(device, torch.float64)
         if device == "cuda":
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = optim.optimizer(method.model, config)

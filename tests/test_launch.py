@@ -25,7 +25,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
 )
 
-from ablations import launch, progress, provenance, request, results, run
+from ablations import launch, lines, progress, provenance, request, results, run
 from ablations import store as stores
 from ablations.launch import trainable
 from ablations.table import UserError
@@ -229,11 +229,11 @@ def test_a_driver_after_one_that_died_within_its_last_write_leaves_the_result_al
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, store = tiny.config(), stores.Store.at(tmp_path)
-    done = stores.unfinished(config, "finished", "") | {"sources": provenance.sources()}
+    done = lines.unfinished(config, "finished", "") | {"sources": provenance.sources()}
     with monkeypatch.context() as dying:
         dying.setattr(stores.Store, "tidy", lambda *_: None)  # SIGKILL between the result and this
         store.write(done, [{"epoch": 1}])
-    store.write_failure(stores.unfinished(config, stores.FAILED, "Monday's full disk"))
+    store.write_failure(lines.unfinished(config, lines.FAILED, "Monday's full disk"))
     store.checkpoint(fingerprint(config), "simsiam").write(b"last")
     job = {"config": dataclasses.asdict(config), "runtime": dataclasses.asdict(Runtime())}
     job |= {"results": str(tmp_path), "given_up": False}

@@ -35,7 +35,8 @@ def recipe(name: str, **changes: Any) -> Config:
 
 def plain_backbone(**changes: Any) -> nn.Module:
     config = digits(**changes)
-    return backbone(config, functools.partial(BatchNorm, batch_size=2))
+    norm = functools.partial(BatchNorm, batch_size=2)
+    return backbone(config.backbone, width=config.width, stem=config.stem, norm=norm)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

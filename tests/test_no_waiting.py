@@ -78,7 +78,7 @@ def watched(config: Config) -> list[str]:
         for values in (views.MEAN, views.STD, (5.0, 3.0, 1.0)):
             views.constant(values, CUDA)
         with CUDA:
-            method = methods.build(config, 5000)
+            method = methods.build(config, torch.zeros(5000, dtype=torch.int64))
         optimizer = optim.optimizer(method.model, config)
         optim.place_lr(optimizer, CUDA)
         pixels = torch.empty(b, 3, 8, 8, dtype=torch.uint8, device=CUDA)

@@ -41,7 +41,7 @@ def test_a_step_is_sgd_on_the_papers_loss() -> None:
     # Algorithm 1 again, from torch's own parts.
     config = tiny.config(batch_size=8, momentum=0.0, weight_decay=0.0)
     x = torch.randn(2, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    ours, theirs = Method(config, 8), SimSiam(config)
+    ours, theirs = Method(config, torch.zeros(8, dtype=torch.int64)), SimSiam(config)
     loss = pretrain.train_step(ours, optim.optimizer(ours.model, config), x, config)
     z1, z2 = theirs.f(x[0]), theirs.f(x[1])
     p1, p2 = theirs.h(z1), theirs.h(z2)

@@ -17,7 +17,7 @@ import ray.exceptions
 import tiny
 from ray import cloudpickle
 
-from ablations import launch, request, run
+from ablations import launch, lines, request, run
 from ablations import store as stores
 from ablations.columns import METRICS
 from ablations.launch import notices, watch
@@ -152,7 +152,7 @@ if seed == 1:
     raise TimeLimitError""")
     todo = request.read(request.parser().parse_args(command(tmp_path, 3))).trials(3)
     store, told = stores.Store.at(tmp_path), Progress(todo)
-    store.write_failure(stores.unfinished(todo[1].config, stores.FAILED, "Monday's full disk"))
+    store.write_failure(lines.unfinished(todo[1].config, lines.FAILED, "Monday's full disk"))
     left = launch.launch(todo, Runtime(until=time.time() + 3600), store, told, lambda ended: None)
     assert left == [todo[1]]
     assert len(diary(tmp_path)[1]) == 1
@@ -236,7 +236,7 @@ def test_what_is_wrong_with_the_data_gives_up_all_that_wait(tmp_path: Path, monk
 
 def test_a_process_that_ends_after_its_result_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = Trials(tmp_path, monkeypatch)
-    done = stores.unfinished(trials.config, "finished", "")
+    done = lines.unfinished(trials.config, "finished", "")
     trials.store.write(done, [{"epoch": 1}])
     assert not any(trials.fail(ray.exceptions.ActorDiedError()) for _ in range(10))
     assert trials.told == []

@@ -19,7 +19,7 @@ PAPER_IMAGENET = dict(
     predictor="mlp", predictor_lr="constant", batch_norm="default", projector_affine=True, similarity="cosine",
     symmetric=True, pairs_per_image=1, bn_group=None, eval_every=None, method="simsiam", temperature=None,
     queue=None, shuffle_keys=True, prototypes=None, target_momentum=None, eta_steps=None, eta_momentum=None,
-    eta_normalised=True, eta_start="first",
+    eta_normalised=True, eta_start="first", encoder=None,
 )  # fmt: skip
 # App. D: what it changes, and nothing else.
 PAPER_CIFAR10 = PAPER_IMAGENET | dict(

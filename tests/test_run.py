@@ -20,7 +20,8 @@ import torch
 
 from ablations import files, rebuild, run
 from ablations import trial as trials
-from ablations.store import FAILED, Store, unfinished
+from ablations.lines import FAILED, unfinished
+from ablations.store import Store
 from simsiam.checkpoint import unpack
 from simsiam.config import FIELDS, Config
 

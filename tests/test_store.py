@@ -20,8 +20,9 @@ from ablations import provenance
 from ablations import table as tables
 from ablations.columns import COLUMNS
 from ablations.files import Folder
+from ablations.lines import FAILED, INFEASIBLE, unfinished
 from ablations.rebuild import Rebuild
-from ablations.store import FAILED, INFEASIBLE, Store, unfinished
+from ablations.store import Store
 from ablations.table import Row, Table, Trial, UserError
 from simsiam.config import FIELDS, Config, fingerprint
 

@@ -15,9 +15,10 @@ from ablations.columns import Result
 from ablations.launch import connection
 from ablations.launch.board import Board
 from ablations.launch.trainable import RETRIES, cause_of, hopeless
+from ablations.lines import spoiled
 from ablations.placement import Demand
 from ablations.progress import HALF_DONE, Progress
-from ablations.store import Store, spoiled
+from ablations.store import Store
 from ablations.terminal import say
 from simsiam.config import Config, Runtime, fingerprint
 

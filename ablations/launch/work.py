@@ -47,6 +47,7 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
         place=store.checkpoint(fingerprint(config), config.method),
         on_epoch=on_epoch,
         hurry=Notices(nodes),
+        weights=store.encoder(config.encoder),
     )
     board.wait()
     return found

@@ -13,8 +13,8 @@ from simsiam.method import Method, momentum_encoder, move
 class BYOL(Method):
     """D(p1, z2') / 2 + D(p2, z1') / 2, z' by a momentum encoder, whose momentum goes to 1 along half a cosine."""
 
-    def __init__(self, config: Config, images: int) -> None:
-        super().__init__(config, images)
+    def __init__(self, config: Config, labels: Tensor) -> None:
+        super().__init__(config, labels)
         self.target = momentum_encoder(config)
 
     def forward(self, x: Tensor, drawn: Tensor | None = None) -> Tensor:

@@ -25,9 +25,10 @@ class MoCo(Method):
     queue: Tensor
     at: Tensor
 
-    def __init__(self, config: Config, images: int) -> None:
-        super().__init__(config, images)
+    def __init__(self, config: Config, labels: Tensor) -> None:
+        super().__init__(config, labels)
         assert config.queue
+        assert config.dim
         self.target = momentum_encoder(config)
         word = int(randomness.bits("queue", config.seed)[0]) >> 1
         start = torch.randn(config.queue, config.dim, generator=torch.Generator().manual_seed(word))

@@ -20,9 +20,10 @@ class SwAV(Method):
     gradient through the codes (`stop_gradient=False`).
     """
 
-    def __init__(self, config: Config, images: int) -> None:
-        super().__init__(config, images)
+    def __init__(self, config: Config, labels: Tensor) -> None:
+        super().__init__(config, labels)
         assert config.prototypes
+        assert config.dim
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
         initialise(nn.ModuleDict({"prototypes": self.prototypes}), config.seed)
 

@@ -1,0 +1,58 @@
+"""A result as a line of a table: which row, seed and data it is of; and the result of a trial that has no numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+from typing import Any
+
+from ablations import provenance, references
+from ablations.columns import Result
+from ablations.table import Trial
+from simsiam import config as configs
+from simsiam.config import Config
+from simsiam.text import printable
+
+FAILED, INFEASIBLE = "failed", "infeasible"  # the outcomes of trials that have no numbers
+
+
+def unfinished(config: Config, outcome: str, message: str) -> Result:
+    """The result of a trial that has no numbers, with the reason."""
+    return {
+        **dataclasses.asdict(config),
+        "fingerprint": configs.fingerprint(config),
+        "outcome": outcome,
+        "message": printable(message),  # Parquet takes no half of a UTF-16 pair, as names of files may have
+        "sources": provenance.sources(config.method),
+        "ended": datetime.datetime.now(datetime.UTC),
+    }
+
+
+def spoiled(result: Result) -> str | None:
+    """Why a trial failed, if it was for its data: others of them would come to the same. Else None."""
+    message = result.get("message") or ""
+    return message if re.match(r"([\w.]+\.)?DataError: ", message) else None
+
+
+def membership(trial: Trial) -> Result:
+    """What a line says of the table beside the trial's result."""
+    reference = references.find(trial)
+    return {
+        "table": trial.table.name,
+        "row": trial.row.name,
+        "recipe": trial.recipe,
+        "overrides": trial.overrides,
+        "seed": trial.config.seed,
+        "paper": trial.row.paper,
+        "baseline": trial.baseline,
+        "encoder_from": trial.encoder_from,
+        "reference": reference and reference.accuracy,
+        "reference_of": reference and reference.of,
+        "reference_source": reference and reference.source,
+    }
+
+
+def key(line: Result) -> tuple[Any, ...]:
+    """What a line of a table is filed under; pictures of another folder, or another encoder, are another line."""
+    return (*(line[name] for name in ("recipe", "overrides", "data", "row", "seed")), line.get("encoder_from"))
