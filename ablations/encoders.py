@@ -73,7 +73,7 @@ class Encoders:
 
     def _torchvision(self, fields: Fields) -> Encoder:
         """torchvision's weights for the row's network, of supervised training on ImageNet."""
-        network = {name: fields[name] for name in ("backbone", "stem", "width")}
+        network = {name: fields.get(name, configs.FIELDS[name].default) for name in ("backbone", "stem", "width")}
         name = network["backbone"]
         if name not in self._torchvisions:
             try:

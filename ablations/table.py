@@ -201,19 +201,12 @@ def plan(
     _check_that_overrides_act(table, recipe, data, overrides)
     if reason := _infeasible(Config(**baseline), train_images):
         raise UserError(reason)
-    known = {row.name: row for row in table.rows}
-    chosen = list(known) if rows is None else list(rows)
-    for name in chosen:
-        if name not in known:
-            raise UserError(configs.unknown(f"row of table {table.name}", name, known))
     trials = []
-    for row in (row for row in table.rows if row.name in chosen):
+    for row in _chosen(table, rows):
         for seed in range(seeds):
             fields = {**_fields(row, baseline, recipe, overrides), "seed": seed}
             encoder = encoders(fields["encoder"], fields) if fields.get("encoder") in KINDS else None
-            if encoder:
-                fields = _with_encoder(fields, encoder, overrides)
-            config = _config(fields, f"Row {row.name} of table {table.name}")
+            config = _config(_started(fields, encoder, overrides), f"Row {row.name} of table {table.name}")
             trials.append(
                 Trial(
                     table=table,
@@ -222,11 +215,20 @@ def plan(
                     overrides=configs.canonical(overrides),
                     config=config,
                     infeasible=(encoder and encoder.missing) or _infeasible(config, train_images),
-                    encoder_from=encoder.origin if encoder else None,
+                    encoder_from=None if encoder is None else encoder.origin,
                     baseline=config == Config(**{**baseline, "seed": seed}),
                 )
             )
     return trials
+
+
+def _chosen(table: Table, rows: Iterable[str] | None) -> list[Row]:
+    known = {row.name: row for row in table.rows}
+    chosen = list(known) if rows is None else list(rows)
+    for name in chosen:
+        if name not in known:
+            raise UserError(configs.unknown(f"row of table {table.name}", name, known))
+    return [row for row in table.rows if row.name in chosen]
 
 
 def recipe(name: str, data: str, overrides: Fields) -> Config:
@@ -258,8 +260,10 @@ def _fields(row: Row, baseline: Fields, recipe: str, overrides: Fields) -> dict[
     return _with_method(baseline, recipe, {**(overrides if "method" in changes else {}), **changes})
 
 
-def _with_encoder(fields: Fields, encoder: Encoder, overrides: Fields) -> dict[str, Any]:
-    """The fields of a row that starts from an encoder, or has its network. Raises UserError."""
+def _started(fields: Fields, encoder: Encoder | None, overrides: Fields) -> Fields:
+    """The fields of a row with the encoder that it starts from, or whose network it has. Raises UserError."""
+    if encoder is None:
+        return fields
     for name, value in encoder.network.items():
         if overrides.get(name, value) != value:
             raise UserError(

@@ -69,14 +69,9 @@ def run(
     checkpointer = Checkpointer(
         config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry, until=runtime.until
     )
+    start = _weights(config, weights)
     model, progress = pretrain.pretrain(
-        config,
-        runtime,
-        train,
-        test,
-        checkpointer=checkpointer,
-        on_epoch=on_epoch,
-        weights=_weights(config, weights),
+        config, runtime, train, test, checkpointer=checkpointer, on_epoch=on_epoch, weights=start
     )
     result = {
         **dataclasses.asdict(config),
@@ -88,11 +83,8 @@ def run(
     if runtime.pictures and result["outcome"] != monitor.DIVERGED:
         drawn = (progress.curve[-1][name] for name in monitor.DRAWN)
         result["pictures"] = gallery.rows(config, train, test, *drawn)  # the store keeps them apart
-    speed = [line["images_per_second"] for line in progress.curve]
     result |= {
-        **_cost(runtime, checkpointer),
-        "images_per_second": sorted(speed)[len(speed) // 2],
-        "eval_seconds": sum(line["eval_seconds"] for line in progress.curve),
+        **_cost(runtime, checkpointer, progress.curve),
         "started": started,
         "ended": _now(),
         "workers_by_step": " ".join(f"{step}:{workers}" for step, workers in progress.workers),
@@ -194,13 +186,16 @@ def _raw_pixel_knn(train: Images, test: Images, protocol: Protocol) -> float | N
     return monitor.knn_top1(bank, train.labels[ids], query, test.labels, k=k, temperature=temperature)
 
 
-def _cost(runtime: Runtime, checkpointer: Checkpointer) -> Result:
+def _cost(runtime: Runtime, checkpointer: Checkpointer, curve: list[pretrain.Line]) -> Result:
     """What a trial took, on all machines that it has been on."""
+    speed = [line["images_per_second"] for line in curve]
     seconds = checkpointer.seconds
     device_seconds = seconds["workers"] * (runtime.gpu_fraction if runtime.device.startswith("cuda") else 1)
     return {
         "wall_seconds": seconds["wall"],
         "device_seconds": device_seconds,
+        "eval_seconds": sum(line["eval_seconds"] for line in curve),
+        "images_per_second": sorted(speed)[len(speed) // 2],
         "price": None if runtime.price is None else runtime.price * device_seconds / 3600,
     }
 

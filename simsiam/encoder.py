@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -124,7 +125,9 @@ def _torchs(path: Path) -> Weights:
 def of_checkpoint(file: Any, **options: bool) -> Weights:
     """The backbone in what torch.save wrote. Raises EncoderError."""
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True, **options)
+        with warnings.catch_warnings():  # of pickles that are not torch's: they are refused anyway
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.load(file, map_location="cpu", weights_only=True, **options)
     except pickle.UnpicklingError:
         raise EncoderError(
             "it is no checkpoint of torch's, or has more than tensors, numbers and text in it, whose code is not run"
@@ -134,7 +137,7 @@ def of_checkpoint(file: Any, **options: bool) -> Weights:
     tensors = {name: value for name, value in _state(found).items() if isinstance(value, Tensor)}
     prefix, names = _backbone(tensors)
     network({name: tuple(tensors[prefix + name].shape) for name in names})
-    return _plain({name: tensors[prefix + name].clone() for name in names})
+    return _plain({name: tensors[prefix + name] for name in names})
 
 
 def _state(found: Any) -> Mapping[str, Any]:
@@ -159,12 +162,17 @@ def _backbone(names: Iterable[str]) -> tuple[str, list[str]]:
 
 
 def _plain(weights: Weights) -> Weights:
-    """Half precision as float32, which holds the same numbers. Raises EncoderError for what are no real numbers."""
+    """Half precision as float32, which holds the same numbers. Raises EncoderError for what are no real numbers.
+
+    Each tensor in the order of its dimensions: a network computes otherwise, to the last bit, with another one.
+    """
     for name, tensor in weights.items():
         if not tensor.is_floating_point() and not name.endswith(_COUNTER):
             raise EncoderError(f"its {name} is of {tensor.dtype}, and must be of real numbers")
     return {
-        name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        name: (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).clone(
+            memory_format=torch.contiguous_format
+        )
         for name, tensor in weights.items()
     }
 

@@ -127,7 +127,9 @@ def test_recipes_have_the_parameters_they_should(name: str) -> None:
     # f: fc without bias and BN with two numbers a channel, in each layer.
     features = config.width * 8 * (4 if bottleneck else 1)
     wide, d = config.projector_hidden, config.dim
-    expected = features * wide + 2 * wide + wide * d + 2 * d
+    assert wide is not None
+    assert d is not None
+    expected = features * wide + 2 * wide + wide * d + (d if config.batch_norm == "hidden" else 2 * d)  # a bias, or BN
     expected += wide * wide + 2 * wide if config.projector_layers == 3 else 0
     assert count(model.projector) == expected
     # h: the same once, then an fc with bias.

@@ -38,7 +38,7 @@ from simsiam.relatives.swav import SwAV
 
 ROOT = Path(__file__).resolve().parent.parent
 RELATIVES = ("simclr", "moco", "byol", "swav")
-OTHERS = (*RELATIVES, "alternation", "expectation")
+OTHERS = (*RELATIVES, "alternation", "expectation", "supervised")
 LABELS = torch.arange(300) % 10
 SMALL = tiny.FIELDS | {"precision": "float64", "batch_size": 64, "prototypes": 16, "queue": 128, "projector_hidden": 16}
 
@@ -263,7 +263,8 @@ def run(of: Config, place: tiny.Memory | None = None) -> tuple[dict[str, Any], l
 
 
 def science(curve: list[dict[str, Any]]) -> list[Any]:
-    return [[line[name] for name in ("loss", "z_std", "effective_rank", "knn_top1")] for line in curve]
+    names = ("loss", "z_std", "effective_rank", "knn_top1", "classifier_top1")
+    return [[line[name] for name in names if line[name] is not None] for line in curve]
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ablations import table as tables
-from ablations.table import Row, Table, Trial, UserError
+from ablations.table import TORCHVISION, UNKNOWN, Encoder, Row, Table, Trial, UserError
 from simsiam import config as configs
 from simsiam.methods import METHODS, SWITCHES
 from simsiam.recipes import IMAGENET
@@ -16,6 +16,7 @@ from simsiam.recipes import IMAGENET
 
 def plan(table: Table | str, **changes: Any) -> list[Trial]:
     asked: dict[str, Any] = dict(recipe="digits", data="digits@0", train_images=1437, overrides={}, seeds=1)
+    asked["encoders"] = an_encoder
     return tables.plan(tables.get(table) if isinstance(table, str) else table, **(asked | changes))
 
 
@@ -34,12 +35,23 @@ def test_rows_differ_only_in_what_the_table_declares(name: str) -> None:
         besides = {"predictor_hidden", "predictor_lr"} if "predictor" in table.varies else set()
         if "jitter_p" in table.varies:
             besides |= {"brightness", "contrast", "saturation", "hue"}
+        if "encoder" in table.varies:
+            besides |= {"encoder", "backbone", "stem", "width", "base_lr"}
         if "method" in table.varies:
             of_methods = [METHODS[each.config.method] for each in (trials[0], trial)]
             besides |= set(SWITCHES) | {"predictor_hidden", "predictor_lr"}
             besides |= {field for method in of_methods for field in method.fields("imagenet", IMAGENET, {})}
         assert set(differing) <= set(table.varies) | besides
         assert differing
+
+
+def an_encoder(kind: str, fields: Any) -> Encoder:
+    """What a command may give: a narrow encoder a seed; torchvision's is not at hand."""
+    network = {"backbone": "resnet18", "stem": "cifar", "width": 8}
+    if kind == TORCHVISION:
+        network = {name: fields.get(name, 64) for name in network}
+        return Encoder(digest=UNKNOWN, network=network, origin="torchvision", missing="no network")
+    return Encoder(digest=f"{fields['seed']:016x}", network=network, origin="stop_gradient/with")
 
 
 def test_the_papers_rows_and_numbers() -> None:
