@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 import platform
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,20 @@ def sources(method: str = SIMSIAM) -> str:
     """
     with _once:  # sixteen threads that ask at first would each make it
         return _sources(method)
+
+
+def check_one_place() -> None:
+    """Raises RuntimeError if this process has loaded our code from two places.
+
+    Where Ray's copy of the code is being removed, Python finds what is missing in an editable installation, whose files
+    may be others by now.
+    """
+    for name, module in sys.modules.copy().items():
+        package, dot, _ = name.partition(".")
+        file = getattr(module, "__file__", None)
+        for home in _PACKAGES:
+            if dot and file and package == home.name and home not in Path(file).resolve().parents:
+                raise RuntimeError(f"The code of this process is of two places: {file} is not within {home}.")
 
 
 _once = threading.Lock()

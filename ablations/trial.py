@@ -201,6 +201,7 @@ def _cost(runtime: Runtime, checkpointer: Checkpointer, curve: list[pretrain.Lin
 
 
 def _machine(config: Config, runtime: Runtime) -> Result:
+    provenance.check_one_place()
     cuda = runtime.device.startswith("cuda")
     return {
         "data_place": None if runtime.data_path is None else buckets.shown(runtime.data_path),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import shutil
+import sys
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,6 +106,16 @@ def digests(copied: Path) -> dict[str, str]:
 def edited(copied: Path, name: str) -> None:
     with open(copied / name, "a") as file:
         file.write("\nADDED = 1\n")
+
+
+def test_code_of_two_places_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provenance.check_one_place()
+    (tmp_path / "late.py").write_text("")
+    late = types.ModuleType("simsiam.late")
+    late.__file__ = str(tmp_path / "late.py")
+    monkeypatch.setitem(sys.modules, "simsiam.late", late)
+    with pytest.raises(RuntimeError, match=r"of two places: .*late\.py is not within .*simsiam"):
+        provenance.check_one_place()
 
 
 def test_the_digest_is_of_these_sources(copied: Path) -> None:
