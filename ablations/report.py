@@ -14,11 +14,13 @@ from ablations.progress import duration
 from ablations.store import Store
 from ablations.table import Table, Trial
 from ablations.verdict import Verdict
+from simsiam.methods import DETECTION
 
 Result = Mapping[str, Any]
 
 _COLUMNS = (("ours", "linear_top1", 1), ("kNN", "knn_top1", 1), ("untrained", "knn_top1_init", 1))
 _BY_LABELS = (("classifier", "classifier_top1", 1),)
+_DETECTION = (("AP", "ap", 1), ("AP50", "ap50", 1), ("AP75", "ap75", 1))
 _FORENSICS = (("z_std", "z_std", 2), ("rank", "effective_rank", 1))
 
 
@@ -30,6 +32,8 @@ def results(table: Table, lines: Sequence[Result]) -> str:
     """
     by_labels = any(line.get("classifier_top1") is not None for line in lines)
     numbers = (*_COLUMNS, *(_BY_LABELS if by_labels else ()), *_FORENSICS)
+    if any(line["method"] == DETECTION for line in lines):
+        numbers = _DETECTION
     told = {line["row"]: line for line in lines if line.get("reference") is not None}  # files of before have none
     others = ["reference"] if told else []
     cells = [("row", "paper", *others, *(heading for heading, _, _ in numbers), "outcome", "time")]
@@ -41,7 +45,8 @@ def results(table: Table, lines: Sequence[Result]) -> str:
             stale = ", stale" if any(line["sources"] != provenance.sources(line["method"]) for line in seeds) else ""
             cells.append((row.name, paper, *published, *ours, _outcomes(seeds) + stale, _time(seeds)))
     text = [
-        f"{table.title} ({table.section}). Linear and kNN top-1 in per cent, time a trial.",
+        f"{table.title} ({table.section}). {'AP' if numbers is _DETECTION else 'Linear and kNN top-1'} in per cent, "
+        "time a trial.",
         *(["", _which(lines[0])] if lines else []),
         "",
         aligned(cells),

@@ -196,10 +196,13 @@ def read(args: argparse.Namespace, encoders: Encoders) -> Request:
     _check_the_launcher(args)
     if args.table == "all" and args.rows:
         raise UserError("--rows is of one table. Got --table all: name one.")
+    asked, its = _tables(args), source(args)
+    if args.table == "all":
+        asked = [table for table in asked if table.detects == (its.layout == "voc")]
     return Request(
-        tables=_tables(args),
+        tables=asked,
         recipe=args.recipe,
-        source=source(args),
+        source=its,
         overrides=overrides(args.set),
         rows=None if args.rows is None else [name.strip() for name in args.rows.split(",")],
         args=args,

@@ -5,7 +5,7 @@ Imports the standard library and simsiam.config alone, so that listing costs not
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from typing import Any
 from simsiam import config as configs
 from simsiam import recipes
 from simsiam.config import Config
-from simsiam.methods import METHODS, NONE, SWITCHES
+from simsiam.methods import DETECTION, METHODS, NONE, SWITCHES
 
 Fields = Mapping[str, Any]
 
@@ -124,6 +124,11 @@ class Table:
     rows: tuple[Row, ...]
     base: Fields | Callable[[Fields], Fields] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
+
+    @property
+    def detects(self) -> bool:
+        """Whether it is of boxes."""
+        return not callable(self.base) and self.base.get("method") == DETECTION
 
     @property
     def needs_encoder(self) -> bool:
@@ -250,7 +255,7 @@ def _baseline(table: Table, recipe: str, data: str, overrides: Fields) -> dict[s
         raise UserError(configs.unknown("recipe", recipe, recipes.RECIPES))
     fields = recipes.RECIPES[recipe]
     base = table.base(fields) if callable(table.base) else table.base
-    baseline = _with_method({"data": data, **fields, **base}, recipe, overrides)
+    baseline = _with_method(_with_method({"data": data, **fields}, recipe, base), recipe, overrides)
     _config(baseline, f"Recipe {recipe}" + (" with --set" if overrides else ""))
     return baseline
 
@@ -318,6 +323,15 @@ def _infeasible(config: Config, train_images: int) -> str | None:
             f"Got {config.train_images} instead."
         )
     images = config.train_images or train_images
+    boxes = config.data.partition("@")[0] == "voc"
+    if boxes and config.method != DETECTION:
+        return (
+            f"These data are boxes, of Pascal VOC's layout, for --table detection. Got method={config.method} instead."
+        )
+    if not boxes and config.method == DETECTION:
+        return f"method=detection needs boxes, --data of Pascal VOC's layout. Got {config.data} instead."
+    if config.method == DETECTION and importlib.util.find_spec("pycocotools") is None:
+        return 'method=detection needs pycocotools: pip install -e ".[detection]"'
     if config.method == NONE:
         return None
     if config.batch_size > images:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +19,7 @@ from simsiam.checkpoint import Checkpointer, Place
 from simsiam.config import EAGER, Config, Runtime
 from simsiam.data import Source
 from simsiam.loader import Decoded, Images, InMemory
+from simsiam.methods import DETECTION, METHODS
 from simsiam.model import SimSiam
 from simsiam.protocols import PROTOCOLS, Protocol
 
@@ -65,25 +67,19 @@ def run(
     _set_up(config, runtime)
     if isinstance(pictures, Source):
         data.unchanged(pictures)
-    train, test = loader.load(pictures, config, runtime)
     checkpointer = Checkpointer(
         config, place, seconds=runtime.checkpoint_seconds, device=runtime.device, hurry=hurry, until=runtime.until
     )
-    start = _weights(config, weights)
-    model, progress = pretrain.pretrain(
-        config, runtime, train, test, checkpointer=checkpointer, on_epoch=on_epoch, weights=start
+    of = _detected if config.method == DETECTION else _learned
+    numbers, progress = of(
+        config, runtime, pictures, checkpointer=checkpointer, on_epoch=on_epoch, weights=_weights(config, weights)
     )
+    if isinstance(pictures, Source):
+        data.unchanged(pictures)  # it was read while it trained
     result = {
         **dataclasses.asdict(config),
         "fingerprint": configs.fingerprint(config),
-        **_evaluated(config, model, progress, train, test, checkpointer),
-    }
-    if isinstance(pictures, Source):
-        data.unchanged(pictures)  # it was read while it trained
-    if runtime.pictures and result["outcome"] != monitor.DIVERGED:
-        drawn = (progress.curve[-1][name] for name in monitor.DRAWN)
-        result["pictures"] = gallery.rows(config, train, test, *drawn)  # the store keeps them apart
-    result |= {
+        **numbers,
         **_cost(runtime, checkpointer, progress.curve),
         "started": started,
         "ended": _now(),
@@ -91,6 +87,33 @@ def run(
         **_machine(config, runtime),
     }
     return result, progress.curve
+
+
+def _learned(
+    config: Config,
+    runtime: Runtime,
+    pictures: Decoded | Source,
+    *,
+    checkpointer: Checkpointer,
+    on_epoch: Callable[[pretrain.Line], None],
+    weights: encoder.Weights | None,
+) -> tuple[Result, pretrain.Progress]:
+    """A representation, trained and evaluated: its numbers, and how the training went."""
+    train, test = loader.load(pictures, config, runtime)
+    model, progress = pretrain.pretrain(
+        config, runtime, train, test, checkpointer=checkpointer, on_epoch=on_epoch, weights=weights
+    )
+    numbers = _evaluated(config, model, progress, train, test, checkpointer)
+    if runtime.pictures and numbers["outcome"] != monitor.DIVERGED:
+        drawn = (progress.curve[-1][name] for name in monitor.DRAWN)
+        numbers["pictures"] = gallery.rows(config, train, test, *drawn)  # the store keeps them apart
+    return numbers, progress
+
+
+def _detected(config: Config, runtime: Runtime, pictures: Decoded | Source, **options: Any) -> Any:
+    """The same of a detector, whose code no other result reaches."""
+    module, _, name = METHODS[DETECTION].code.partition(":")
+    return getattr(importlib.import_module(module), name)(config, runtime, pictures, **options)
 
 
 def _weights(config: Config, content: bytes | None) -> encoder.Weights | None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simsiam.methods import METHODS, NONE, SIMSIAM, SWITCHES
+from simsiam.methods import METHODS, SIMSIAM, SWITCHES
 from simsiam.protocols import PROTOCOLS
 
 EAGER, GRAPH, COMPILED = STEPS = "eager", "graph", "compiled"
@@ -324,7 +324,7 @@ def _is_neutral(name: str, value: Any) -> bool:
 def _inert(config: Config) -> dict[str, Any]:
     """Fields that cannot act beside the others of this Config, with the value they are given."""
     inert: dict[str, Any] = {}
-    if config.method == NONE:
+    if not METHODS[config.method].views:
         inert |= {"eval_every": None, "bn_group": None}
     elif config.eval_every is not None:  # the last epoch is evaluated always
         every = min(config.eval_every, config.epochs)

@@ -29,9 +29,9 @@ from simsiam.text import printable
 Weights = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
-# What stands before a backbone's names: in our checkpoints, in those of facebookresearch's simsiam and moco, and in
-# torchvision's.
-_PREFIXES = "model.backbone.", "module.encoder.", "module.encoder_q.", ""
+# What stands before a backbone's names: in our checkpoints, and those of a detector; in those of facebookresearch's
+# simsiam and moco; in torchvision's.
+_PREFIXES = "model.backbone.", "backbone.body.", "module.encoder.", "module.encoder_q.", ""
 _STEMS = {7: "imagenet", 3: "cifar"}  # the side of the first convolution's kernel
 _COUNTER = "num_batches_tracked"  # it decides nothing, and not every file has it
 _MOST_BYTES = 8 << 30  # of a file

@@ -197,7 +197,7 @@ def decode(source: Source, train_images: int | None) -> Decoded | None:
 
     Raises DataError for what cannot be read, or if there are not more pictures than `train_images`.
     """
-    if _too_many(source, train_images or source.train_images):
+    if source.layout == "voc" or _too_many(source, train_images or source.train_images):
         return None
     splits = {}
     for name, images in ((TRAIN, train_images), (TEST, None)):

@@ -14,7 +14,7 @@ from typing import Any
 
 Fields = Mapping[str, Any]
 
-SIMSIAM, SUPERVISED, NONE = "simsiam", "supervised", "none"
+SIMSIAM, SUPERVISED, DETECTION, NONE = "simsiam", "supervised", "detection", "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Method:
     Args:
         code: `module:class`.
         acts: of SWITCHES, those that act besides the fields of training and of the heads.
-        trains: whether it trains at all, and so whether the fields of training act.
+        views: whether it trains on views of pictures, and so whether the fields of training act.
         heads: whether it has a projector, and may have a predictor.
         common: field -> value, of every recipe.
         recipes: recipe -> field -> value; `small` stands for all that are not named.
@@ -34,7 +34,7 @@ class Method:
 
     code: str
     acts: tuple[str, ...] = ()
-    trains: bool = True
+    views: bool = True
     heads: bool = True
     common: Fields = field(default_factory=dict)
     recipes: Mapping[str, Fields] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Method:
     @property
     def acting(self) -> tuple[str, ...]:
         """Of SWITCHES, those that act; the others have their neutral value."""
-        return (*self.acts, *(_TRAINING if self.trains else ()), *(_HEADS if self.heads else ()))
+        return (*self.acts, *(_TRAINING if self.views else ()), *(_HEADS if self.heads else ()))
 
     def fields(self, recipe: str, baseline: Fields, chosen: Fields) -> dict[str, Any]:
         """Field -> value on a recipe.
@@ -219,5 +219,15 @@ METHODS: dict[str, Method] = {
         },
     ),
     # Nothing is trained: the backbone as it starts, random or an encoder that was trained elsewhere, is evaluated.
-    NONE: Method(code="simsiam.method:Method", trains=False, heads=False),
+    NONE: Method(code="simsiam.method:Method", views=False, heads=False),
+    # Table 5: a detector on the backbone. The lr is 0.02 at batch 16.
+    DETECTION: Method(
+        code="simsiam.detection:run",
+        acts=("flip_p", "epochs", "batch_size", "base_lr", "momentum", "weight_decay"),
+        views=False,
+        heads=False,
+        common=dict(
+            image_size=800, flip_p=0.5, epochs=23, batch_size=16, base_lr=0.32, momentum=0.9, weight_decay=1e-4
+        ),
+    ),
 }

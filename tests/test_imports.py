@@ -75,6 +75,7 @@ DATA: dict[str, set[str]] = {
     "digits": {"pictures", "source"},
     "torchvision_folders": {"pictures", "source"},
     "class_folders": {"pictures", "source", "classes"},
+    "voc": {"pictures", "source"},
     "arrow": {"pictures"},
     "parquet_files": {"pictures", "source", "arrow"},
     "hub": {"pictures"},

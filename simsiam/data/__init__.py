@@ -15,7 +15,7 @@ import numpy as np
 
 from simsiam import buckets, randomness
 from simsiam.config import MAX_PIXELS, Runtime
-from simsiam.data import class_folders, classes, decoding, digits, parquet, public, torchvision_folders
+from simsiam.data import class_folders, classes, decoding, digits, parquet, public, torchvision_folders, voc
 from simsiam.data.parquet import check_answers
 from simsiam.data.pictures import TEST, TRAIN, DataError, Pictures, opened, size
 from simsiam.data.public import is_public
@@ -47,6 +47,7 @@ LAYOUTS: dict[str, Any] = {
     "digits": digits,
     **dict.fromkeys((layout for layout, *_ in torchvision_folders.FOLDERS.values()), torchvision_folders),
     "parquet": parquet,
+    "voc": voc,
     "images": class_folders,
 }
 
@@ -97,8 +98,8 @@ def locate(
         )
     raise DataError(
         f"The data folder {shown} holds nothing that can be read. Known layouts: train*.parquet and test*.parquet "
-        f"(here, in data/ or in one other folder), {', '.join(torchvision_folders.FOLDERS)}, or train/ and val/ with a "
-        "folder of images for each class."
+        f"(here, in data/ or in one other folder), {', '.join(torchvision_folders.FOLDERS)}, train/ and val/ with a "
+        "folder of images for each class, or Pascal VOC's JPEGImages, Annotations and ImageSets."
     )
 
 
@@ -113,7 +114,8 @@ def read(source: Source, split: str, images: int | None = None) -> Pictures:
     pictures = dataclasses.replace(pictures, max_pixels=source.max_pixels)
     if not len(pictures):
         raise DataError(f"The {split} split of {source.place} has no pictures.")
-    _check_labels(pictures, split, source)
+    if pictures.objects is None:
+        _check_labels(pictures, split, source)
     if images is None:
         return pictures
     if images >= len(pictures):
@@ -166,7 +168,9 @@ def check(source: Source) -> list[str]:
     Raises DataError for classes that cannot be judged, and if pictures are broken: how many, and the first of them.
     """
     splits = {split: read(source, split) for split in (TRAIN, TEST)}
-    notes = check_classes(source.place, splits[TRAIN].labels, splits[TEST].labels, splits[TRAIN].classes)
+    notes: list[str] = []
+    if splits[TRAIN].objects is None:
+        notes = check_classes(source.place, splits[TRAIN].labels, splits[TEST].labels, splits[TRAIN].classes)
     found = [fault for pictures in splits.values() if pictures.encoded for fault in decoding.faults(pictures)]
     broken = [fault for fault in found if isinstance(fault, DataError)]
     moving = [fault for fault in found if isinstance(fault, str)]

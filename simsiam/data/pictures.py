@@ -41,11 +41,27 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
+class Objects:
+    """What is to be detected in a picture.
+
+    Args:
+        boxes: float32 (k, 4), left, top, right, bottom in pixels.
+        labels: int64 (k,).
+        difficult: bool (k,), those that a test does not count.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    difficult: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Pictures:
     """One split. Either `pixels` holds every picture, uint8 (N, H, W, 3), or `encoded` reads picture i when asked.
 
     `labels` is (N,) int64, -1 where there is none. `where(i)` names picture i for an error message. `classes` has the
-    name of each label, where labels have names. Pictures of more than `max_pixels`, width times height, are refused.
+    name of each label, where labels have names; `objects` reads those of picture i, where there are boxes. Pictures of
+    more than `max_pixels`, width times height, are refused.
     """
 
     labels: npt.NDArray[np.int64]
@@ -53,6 +69,7 @@ class Pictures:
     pixels: npt.NDArray[np.uint8] | None = None
     encoded: Callable[[int], bytes] | None = None
     classes: Sequence[str] = ()
+    objects: Callable[[int], Objects] | None = None
     max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
