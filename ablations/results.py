@@ -95,7 +95,10 @@ def curves(
         if curve := store.curve(line["fingerprint"]):
             parts.append(pd.DataFrame(curve).assign(**{str(name): value for name, value in line.items()}))
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*_KEY, *CURVE])
-    return _with_units(frame[[*_KEY, *CURVE]], {**COLUMNS, **CURVE})
+    reals = {
+        name: "float64" for name, (kind, _) in CURVE.items() if str(kind) == "double"
+    }  # a column of None is one too
+    return _with_units(frame[[*_KEY, *CURVE]].astype(reals), {**COLUMNS, **CURVE})
 
 
 def paper(table: str) -> pd.DataFrame:

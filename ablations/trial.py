@@ -158,6 +158,7 @@ def _evaluated(
         last["z_std"],
         last["effective_rank"],
         highest_rank=None if config.dim is None else min(config.dim, len(test)),
+        knn_top1=last["knn_top1"],
     )
     linear_top1 = None
     if outcome != monitor.DIVERGED:

@@ -67,8 +67,9 @@ def run(
     while run.progress.step < config.epochs * run.steps and not run.diverged:
         run.epoch()
         on_epoch(run.progress.curve[-1])
-    numbers: dict[str, Any] = {"outcome": monitor.DIVERGED if run.diverged else monitor.FINISHED}
-    if not run.diverged:
+    diverged = run.diverged or not all(bool(p.isfinite().all()) for p in model.parameters())
+    numbers: dict[str, Any] = {"outcome": monitor.DIVERGED if diverged else monitor.FINISHED}
+    if not diverged:
         numbers |= average_precision(test, list(_detections(model, test, config, device)))
     numbers |= {"loss": run.progress.curve[-1]["loss"], "train_pictures": len(train), "test_images": len(test)}
     return numbers, run.progress
@@ -222,7 +223,7 @@ def _detections(model: FasterRCNN, test: Pictures, config: Config, device: torch
 
 
 def average_precision(test: Pictures, found: list[Target]) -> dict[str, float]:
-    """COCO's AP (mean over IoU 0.5 to 0.95), AP50 and AP75, per cent, by pycocotools. Difficult objects do not count."""
+    """COCO's AP (mean over IoU 0.5 to 0.95), AP50 and AP75, per cent, by pycocotools; difficult ones are left out."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -42,16 +42,24 @@ _SINGULAR_VALUES = 64
 _ASKED, _NEAR, _POINTS = 8, 5, 500  # test pictures whose neighbours are kept, how many those are; z kept in a plane
 
 
-def outcome(loss: float | None, z_std: float | None, effective_rank: float | None, *, highest_rank: int | None) -> str:
+def outcome(
+    loss: float | None,
+    z_std: float | None,
+    effective_rank: float | None,
+    *,
+    highest_rank: int | None,
+    knn_top1: float | None = None,
+) -> str:
     """The one place that says what a run came to, from its last epoch in eval mode on the test set.
 
-    None is what there is not: a loss where nothing is trained, and without a projector a z that could collapse.
+    None is what there is not: a loss where nothing is trained, and without a projector a z that could collapse. A
+    knn_top1 that is nan is of features that are no numbers.
 
     Args:
         highest_rank: that there can be, of d dimensions and n pictures. Where it is small, half of it counts as
             collapsed instead of COLLAPSED_RANK: in two dimensions, a rank below 3 tells nothing.
     """
-    if not all(math.isfinite(value) for value in (loss, z_std, effective_rank) if value is not None):
+    if not all(math.isfinite(value) for value in (loss, z_std, effective_rank, knn_top1) if value is not None):
         return DIVERGED
     if z_std is None or effective_rank is None or highest_rank is None:
         return FINISHED
@@ -225,8 +233,10 @@ def measure(
         queries, wanted = distributed.gather(bank[mine]), distributed.gather(bank_labels[mine])
         found["knn_train_top1"] = nearest(bank, bank_labels, queries, wanted, own=own)
         shown = np.sort(randomness.permutation(len(features), "neighbours", last)[:_ASKED])
-        near = _neighbours(bank, labelled(train), features[torch.from_numpy(shown).to(features.device)])
-        found["neighbours"] = [[i, *each] for i, each in zip(shown.tolist(), near.tolist(), strict=True)]
+        near: list[list[int]] = []
+        if not math.isnan(found["knn_top1"]):
+            near = _neighbours(bank, labelled(train), features[torch.from_numpy(shown).to(features.device)]).tolist()
+        found["neighbours"] = [[i, *each] for i, each in zip(shown.tolist(), near, strict=False)]
         found["plane"] = _plane(z, labels, randomness.permutation(len(z), "plane", last)[:_POINTS])
     return found
 

@@ -9,10 +9,12 @@ import tiny
 import torch
 from torch._utils import ExceptionWrapper
 
+from ablations import table as tables
 from ablations import trial
 from simsiam import data
 from simsiam.config import Runtime
 from simsiam.data import DataError
+from simsiam.methods import METHODS, SWITCHES
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,19 @@ def test_a_failure_is_one_line_with_what_to_try(error: Exception, workers: int, 
     text = trial.failure(error, workers, fraction)
     assert text.startswith(expected)
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("method", ["simsiam", "supervised", "moco"])
+def test_weights_that_are_no_numbers_are_a_divergence_and_no_failure(method: str) -> None:
+    """Also where it shows after the last epoch's loss."""
+    fields = {**tiny.FIELDS, "method": method, "epochs": 1, "batch_size": 144, "base_lr": 1e20, "queue": 128}
+    fields = {name: value for name, value in fields.items() if name not in SWITCHES or name in METHODS[method].acting}
+    of = tables.recipe("digits", data.locate(None).name, fields)
+    decoded = trial.shared(data.locate(None), [of])[of.train_images]
+    assert decoded is not None
+    result, _ = trial.run(of, Runtime(pictures=True), pictures=decoded, place=tiny.Memory(), on_epoch=lambda line: None)
+    assert (result["outcome"], result["linear_top1"]) == ("diverged", None)
+    assert "pictures" not in result
 
 
 def test_a_failure_in_a_loader_process_names_the_picture() -> None:
