@@ -15,6 +15,7 @@ from ablations.store import Store
 from ablations.table import GIVEN, NETWORK, UNKNOWN, Encoder, Fields, UserError
 from simsiam import config as configs
 from simsiam.protocols import PROTOCOLS
+from simsiam.text import printable
 
 if TYPE_CHECKING:
     from simsiam.encoder import Transform, Weights
@@ -75,16 +76,15 @@ class Encoders:
         """torchvision's weights for the row's network, of supervised training on ImageNet."""
         network = {name: fields.get(name, configs.FIELDS[name].default) for name in ("backbone", "stem", "width")}
         name = network["backbone"]
+        origin = f"torchvision {name} IMAGENET1K_V1"
         if name not in self._torchvisions:
             try:
                 if (network["stem"], network["width"]) != ("imagenet", 64):
                     raise LookupError(f"it has no {name} of width {network['width']} with the stem {network['stem']}")
-                self._torchvisions[name] = self._taken(_fetched(name), f"torchvision {name} IMAGENET1K_V1")
+                self._torchvisions[name] = self._taken(_fetched(name), origin)
             except (OSError, RuntimeError, LookupError) as error:
                 missing = f"torchvision's weights cannot be had: {error}."
-                self._torchvisions[name] = Encoder(
-                    digest=UNKNOWN, network=network, origin="torchvision", missing=missing
-                )
+                self._torchvisions[name] = Encoder(digest=UNKNOWN, network=network, origin=origin, missing=missing)
         return self._torchvisions[name]
 
 
@@ -116,7 +116,9 @@ def of_file(path: Path) -> Encoders:
     from simsiam import encoder
 
     try:
-        return Encoders({None: encoder.read(path)}, origin=path.name, asked=str(path))
+        weights = encoder.read(path)
+        # Many files are called checkpoint_0099.pth.tar, and a table has a line for each encoder.
+        return Encoders({None: weights}, f"{printable(path.name)}@{encoder.digest(weights)}", str(path))
     except encoder.EncoderError as error:
         raise UserError(f"--weights: {error}") from None
 
@@ -140,24 +142,23 @@ def of_trials(asked: str, store: Store) -> Encoders:
     if not lines:
         known = sorted({line["row"] for line in store.table(table)}) or store.table_files()
         raise UserError(f"{store.folder} has no results of {asked}. Known there: {', '.join(sorted(known)) or 'none'}.")
-    kept = [line for line in lines if store.kept(line["fingerprint"]) is not None]
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for line in kept:
-        groups.setdefault((line["recipe"], line["overrides"], line["data"]), []).append(line)
+    unkept = store.unkept(line["fingerprint"] for line in lines)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in (line for line in lines if line["fingerprint"] not in unkept):
+        kind = ", ".join(filter(None, (line["recipe"], line["data"], line["overrides"])))
+        groups.setdefault(kind, []).append(line)
     if not groups:
         raise UserError(
             f"No checkpoint of {asked} is kept in {store.folder}. Train it with --keep-checkpoints; what is finished "
             "is trained again with --rerun unkept."
         )
     if len(groups) > 1:
-        each = [
-            f"{' '.join(filter(None, key))}: {','.join(line['fingerprint'] for line in its)}"
-            for key, its in groups.items()
-        ]
+        each = [f"{','.join(line['fingerprint'] for line in its)} ({kind})" for kind, its in groups.items()]
         raise UserError(
             f"{asked} has several kinds of results. Give --from the fingerprints of one: {'; '.join(each)}."
         )
-    return Encoders({line["seed"]: weights(line["fingerprint"], store) for line in kept}, asked, asked)
+    ((kind, kept),) = groups.items()
+    return Encoders({line["seed"]: weights(line["fingerprint"], store) for line in kept}, f"{asked} ({kind})", asked)
 
 
 def _result(fingerprint: str, store: Store) -> dict[str, Any]:

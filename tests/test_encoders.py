@@ -195,7 +195,11 @@ def test_other_peoples_weights_are_evaluated_by_a_command(tmp_path: Path) -> Non
     assert run.main(command) == 0
     (line,) = results.load("imported", root=tmp_path).to_dict("records")
     assert (line["outcome"], line["method"], line["epochs"]) == ("finished", "none", 0)
-    assert (line["backbone"], line["width"], line["encoder_from"]) == ("resnet50", 64, "theirs.pth.tar")
+    assert (line["backbone"], line["width"], line["encoder_from"]) == (
+        "resnet50",
+        64,
+        f"theirs.pth.tar@{line['encoder']}",
+    )
     assert line["encoder"] == encoder.digest(encoder.read(path))
     module, transform = results.encoder(line["fingerprint"], root=tmp_path)
     assert line["knn_top1"] == pytest.approx(sklearns_knn(*on_the_digits(module, transform, 300)), abs=0.6)
@@ -347,7 +351,7 @@ def test_the_same_encoder_by_its_trial_and_by_its_file_is_one_trial(
         both[how[0]] = results.load("transfer", root=tmp_path if "--weights" in how else kept)
     by_trial = both["--from"][both["--from"].encoder_from == fingerprint]
     assert list(by_trial.fingerprint) == list(both["--weights"].fingerprint)
-    assert both["--weights"].encoder_from[0] == "exported.safetensors"
+    assert both["--weights"].encoder_from[0] == f"exported.safetensors@{both['--weights'].encoder[0]}"
     capsys.readouterr()
     exported = ("--weights", str(tmp_path / "exported.safetensors"))
     assert transferred(*exported, "--rows", "frozen", "--results", str(kept)) == 0
@@ -407,7 +411,7 @@ def test_fine_tuning_that_was_killed_is_bit_for_bit_the_same(kept: Path) -> None
         (("--from", "stop_gradient/with", "--weights", "x"), "--from and --weights exclude each other."),
         (
             ("--from", "stop_gradient/with", "--set", "width=8"),
-            "--set width=8: the encoder of stop_gradient/with has 4",
+            "--set width=8: the encoder of stop_gradient/with (digits, digits@15bec4e102d14cf1, dim=16",
         ),
     ],
 )
@@ -418,6 +422,21 @@ def test_an_encoder_that_is_not_to_be_had_is_refused(
     told = capsys.readouterr().err
     assert complaint in told
     assert told.count("\n") == 1
+
+
+def test_encoders_of_several_kinds_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ((), ("--set", "symmetric=false")):
+        assert run.main([*TRAINED, *more, "--results", str(tmp_path)]) == 0
+    lines = pd.read_parquet(tmp_path / "stop_gradient.parquet")
+    assert transferred("--from", "stop_gradient/with", "--results", str(tmp_path)) == 2
+    told = capsys.readouterr().err
+    assert "stop_gradient/with has several kinds of results" in told
+    for fingerprint, overrides in zip(lines.fingerprint, lines.overrides, strict=True):
+        assert f"{fingerprint} (digits, digits@15bec4e102d14cf1, {overrides})" in told
+        assert transferred("--from", fingerprint, "--rows", "frozen", "--results", str(tmp_path)) == 0
+    both = results.load("transfer", root=tmp_path)
+    assert set(both.encoder_from) == set(lines.fingerprint)
+    assert both.encoder.nunique() == 2
 
 
 def test_an_encoder_is_refused_where_no_table_starts_from_one(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -471,6 +490,9 @@ def test_torchvisions_weights_are_a_row_where_they_can_be_had(monkeypatch: pytes
     missing = plan()
     assert missing.infeasible == "torchvision's weights cannot be had: no network."
     assert missing.config.encoder == "0" * 16  # and so it is not the row of a network as it starts
+    assert (
+        missing.encoder_from == "torchvision resnet18 IMAGENET1K_V1"
+    )  # so that its line is replaced once they are there
     theirs = {key: value for key, value in resnet("resnet18").state_dict().items() if not key.startswith("fc.")}
     monkeypatch.setattr(encoders, "_fetched", lambda name: theirs)
     there = plan()
