@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import pickle
 import re
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
+import torchvision
 from pictures import assert_holds, encoded, write_images, write_parquet
 
 from ablations import request
 from ablations.table import UserError
 from simsiam import data
 from simsiam.data import DataError, class_folders, hub, public
+from simsiam.data import download as downloads
 
 COMMIT, CONVERTED = "a" * 40, "b" * 40
 NAME = "hf://datasets/owner/name"
@@ -34,6 +39,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.sent: list[str] = []
         self.asked: list[str] = []
         self.wrong, self.cut, self.gated = False, 0, False
+        self.ranges, self.asked_from = True, list[int]()
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -67,6 +73,8 @@ class _Answers(http.server.BaseHTTPRequestHandler):
 
     def _send_file(self, commit: str, content: bytes, name: str) -> None:
         begin = int((re.match(r"bytes=(\d+)-", self.headers.get("Range") or "") or [0, 0])[1])
+        self.server.asked_from.append(begin)
+        begin = begin if self.server.ranges else 0
         headers = {
             "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
             "X-Repo-Commit": commit,
@@ -224,12 +232,64 @@ def test_a_name_is_fetched_once_and_split_for_ever(tmp_path: Path, monkeypatch: 
 def test_another_checksum_than_that_of_flowers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMSIAM_CACHE", str(tmp_path))
 
-    def download(url: str, folder: str) -> None:
-        Path(folder, "flower_photos.tgz").write_bytes(b"another archive")
+    def go_on(url: str, part: Path) -> None:
+        part.write_bytes(b"another archive")
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
-    with pytest.raises(DataError, match=r"flowers cannot be fetched: .* has another checksum"):
+    monkeypatch.setattr(downloads, "_go_on", go_on)
+    with pytest.raises(
+        DataError, match=r"flowers cannot be fetched: .* has the checksum .*, and not the published 4c5"
+    ):
         data.locate("flowers")
+    assert not [*tmp_path.rglob("*.tgz*")]
+
+
+def an_archive(folder: Path) -> bytes:
+    """CIFAR-10 as torchvision publishes it, with few pictures."""
+    for name in [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch", "batches.meta"]:
+        file = folder / "cifar-10-batches-py" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = np.random.default_rng(len(name)).integers(0, 256, (2, 3072), dtype=np.uint8)
+        meta = {"label_names": list("abcdefghij")}
+        file.write_bytes(pickle.dumps(meta if name == "batches.meta" else {"data": rows, "labels": [0, 1]}))
+    with tarfile.open(folder / "made.tar.gz", "w:gz") as archive:
+        archive.add(folder / "cifar-10-batches-py", "cifar-10-batches-py")
+    return (folder / "made.tar.gz").read_bytes()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_by_name_that_is_cut_off_is_gone_on_with(
+    ranges: bool, tmp_path: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = an_archive(tmp_path)
+    server.files[COMMIT]["cifar-10-python.tar.gz"] = content
+    server.ranges = ranges
+    url = (
+        "http://{}:{}".format(*server.server_address) + f"/datasets/owner/name/resolve/{COMMIT}/cifar-10-python.tar.gz"
+    )
+    kind = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(kind, "url", url)
+    monkeypatch.setattr(kind, "tgz_md5", hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(kind, "_check_integrity", lambda self: (tmp_path / "cache").exists() and self_has(self.root))
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    server.cut = 3
+    with pytest.raises(
+        DataError, match=r"cifar10 cannot be fetched: .*cut off after [\d,]+ of [\d,]+ bytes; the same command"
+    ):
+        data.locate("cifar10")
+    (part,) = (tmp_path / "cache").rglob("*.part")
+    kept = part.stat().st_size
+    assert 0 < kept < len(content)
+    assert kept > len(content) / 2 or not ranges  # each try went on from the last, if the server can
+    server.cut, server.asked_from = 1, []
+    source = data.locate("cifar10")
+    assert source.layout == "cifar10"
+    assert (server.asked_from[0] == kept) == ranges or not ranges
+    assert not [*(tmp_path / "cache").rglob("*.part"), *(tmp_path / "cache").rglob("*.gz")]
+    assert len(data.read(source, "train")) == 10
+
+
+def self_has(root: str) -> bool:
+    return Path(root, "cifar-10-batches-py").is_dir()
 
 
 def test_a_name_is_never_a_folder_and_a_recipe_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from simsiam.data import hub
 from simsiam.data.arrow import cache
+from simsiam.data.download import download
 from simsiam.data.pictures import DataError
 
 
@@ -31,7 +32,10 @@ def _torchvision(kind: str, **options: str) -> _Public:
     def fetch(folder: Path) -> None:
         from torchvision import datasets
 
-        getattr(datasets, kind)(str(folder), download=True, **options)
+        made: Any = getattr(datasets, kind)
+        url, md5 = made._ARCHIVES[options["size"]] if kind == "Imagenette" else (made.url, made.tgz_md5)
+        download(url, folder / Path(url).name, checksum=md5)  # which torchvision does not go on with
+        made(str(folder), download=True, **options)
 
     return _Public(fetch)
 
@@ -42,14 +46,10 @@ _FLOWERS_SHA256 = "4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595
 
 def _flowers(folder: Path) -> None:
     """TF Flowers, 3,670 pictures of 5 classes."""
-    from torchvision.datasets.utils import download_url, extract_archive
+    from torchvision.datasets.utils import extract_archive
 
     archive = folder / "flower_photos.tgz"
-    if not archive.exists() or _sha256(archive) != _FLOWERS_SHA256:
-        archive.unlink(missing_ok=True)
-        download_url(_FLOWERS, str(folder))
-        if _sha256(archive) != _FLOWERS_SHA256:
-            raise RuntimeError(f"{_FLOWERS} has another checksum than {_FLOWERS_SHA256}")
+    download(_FLOWERS, archive, checksum=_FLOWERS_SHA256)
     extract_archive(str(archive))
 
 
@@ -116,8 +116,3 @@ def _locked(folder: Path) -> Iterator[None]:
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
