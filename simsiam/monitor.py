@@ -225,13 +225,7 @@ def measure(
     nearest = functools.partial(knn_top1, k=protocol.knn_k, temperature=protocol.knn_temperature)
     found["knn_top1"] = nearest(bank, bank_labels, features, labels)
     if last is not None:
-        lengths = distributed.everyone(len(bank))
-        first = sum(lengths[: distributed.rank()])
-        drawn = np.sort(randomness.permutation(sum(lengths), "leave one out", last)[:_QUERIES])
-        own = torch.from_numpy(drawn).to(bank.device)
-        mine = own[(own >= first) & (own < first + len(bank))] - first
-        queries, wanted = distributed.gather(bank[mine]), distributed.gather(bank_labels[mine])
-        found["knn_train_top1"] = nearest(bank, bank_labels, queries, wanted, own=own)
+        found["knn_train_top1"] = nearest(bank, bank_labels, **_left_one_out(bank, bank_labels, last))
         shown = np.sort(randomness.permutation(len(features), "neighbours", last)[:_ASKED])
         near: list[list[int]] = []
         if not math.isnan(found["knn_top1"]):
@@ -239,6 +233,16 @@ def measure(
         found["neighbours"] = [[i, *each] for i, each in zip(shown.tolist(), near, strict=False)]
         found["plane"] = _plane(z, labels, randomness.permutation(len(z), "plane", last)[:_POINTS])
     return found
+
+
+def _left_one_out(bank: Tensor, bank_labels: Tensor, seed: int) -> dict[str, Tensor]:
+    """Some pictures of the bank, drawn by the seed, as `knn_top1` asks for their neighbours."""
+    lengths = distributed.everyone(len(bank))
+    first = sum(lengths[: distributed.rank()])
+    drawn = np.sort(randomness.permutation(sum(lengths), "leave one out", seed)[:_QUERIES])
+    own = torch.from_numpy(drawn).to(bank.device)
+    mine = own[(own >= first) & (own < first + len(bank))] - first
+    return {"features": distributed.gather(bank[mine]), "labels": distributed.gather(bank_labels[mine]), "own": own}
 
 
 def _neighbours(bank: Tensor, ids: Ids, features: Tensor) -> Tensor:
