@@ -225,7 +225,8 @@ def measure(
     nearest = functools.partial(knn_top1, k=protocol.knn_k, temperature=protocol.knn_temperature)
     found["knn_top1"] = nearest(bank, bank_labels, features, labels)
     if last is not None:
-        found["knn_train_top1"] = nearest(bank, bank_labels, **_left_one_out(bank, bank_labels, last))
+        queries, wanted, own = _left_one_out(bank, bank_labels, last)
+        found["knn_train_top1"] = nearest(bank, bank_labels, queries, wanted, own=own)
         shown = np.sort(randomness.permutation(len(features), "neighbours", last)[:_ASKED])
         near: list[list[int]] = []
         if not math.isnan(found["knn_top1"]):
@@ -235,14 +236,14 @@ def measure(
     return found
 
 
-def _left_one_out(bank: Tensor, bank_labels: Tensor, seed: int) -> dict[str, Tensor]:
-    """Some pictures of the bank, drawn by the seed, as `knn_top1` asks for their neighbours."""
+def _left_one_out(bank: Tensor, bank_labels: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, labels and places of some pictures of the bank, drawn by the seed."""
     lengths = distributed.everyone(len(bank))
     first = sum(lengths[: distributed.rank()])
     drawn = np.sort(randomness.permutation(sum(lengths), "leave one out", seed)[:_QUERIES])
     own = torch.from_numpy(drawn).to(bank.device)
     mine = own[(own >= first) & (own < first + len(bank))] - first
-    return {"features": distributed.gather(bank[mine]), "labels": distributed.gather(bank_labels[mine]), "own": own}
+    return distributed.gather(bank[mine]), distributed.gather(bank_labels[mine]), own
 
 
 def _neighbours(bank: Tensor, ids: Ids, features: Tensor) -> Tensor:
