@@ -262,8 +262,8 @@ class Store:
                 line["recipe"],
                 line["overrides"],
                 line["data"],
-                line.get("encoder_from") or "",
                 order.get(line["row"], len(order)),
+                line.get("encoder_from") or "",
                 line["seed"],
             ),
         )
