@@ -14,6 +14,11 @@ from simsiam.method import Method
 from simsiam.model import initialise
 
 
+def classes(labels: Tensor) -> int:
+    """How many there are: they count from 0."""
+    return int(labels.max()) + 1
+
+
 class Supervised(Method):
     """Cross-entropy of a linear layer on the backbone's output, the mean over a picture's views.
 
@@ -25,7 +30,7 @@ class Supervised(Method):
 
     def __init__(self, config: Config, labels: Tensor) -> None:
         super().__init__(config, labels)
-        self.classifier = nn.Linear(self.model.backbone.features, int(labels.max()) + 1)
+        self.classifier = nn.Linear(self.model.backbone.features, classes(labels))
         initialise(nn.ModuleDict({"classifier": self.classifier}), config.seed)
         self.register_buffer("labels", labels, persistent=False)
 
