@@ -160,7 +160,7 @@ class Request:
         return [row for row in rows if self.rows is None or row in self.rows]
 
 
-def read(args: argparse.Namespace, encoders: Encoders) -> Request:
+def read(args: argparse.Namespace, encoders: Encoders = tables.no_encoders) -> Request:
     """Raises UserError for what cannot be asked. A time limit counts from now.
 
     Args:

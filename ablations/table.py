@@ -174,7 +174,8 @@ def get(name: str) -> Table:
     return importlib.import_module(f"ablations.tables.{name}").TABLE
 
 
-def _no_encoders(kind: str, fields: Fields) -> Encoder:
+def no_encoders(kind: str, fields: Fields) -> Encoder:
+    """Where none is given. Raises UserError."""
     raise UserError("An encoder is needed, and none is given.")
 
 
@@ -187,7 +188,7 @@ def plan(
     overrides: Fields,
     rows: Iterable[str] | None = None,
     seeds: int = 1,
-    encoders: Encoders = _no_encoders,
+    encoders: Encoders = no_encoders,
 ) -> list[Trial]:
     """Every trial of a table, in the paper's row order, seeds 0 to `seeds` - 1.
 
