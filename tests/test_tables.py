@@ -111,7 +111,7 @@ PAPER: dict[str, dict[str, tuple[float | None, dict[str, Any]]]] = {
     },
 }  # fmt: skip
 # cifar_methods has the paper's claim, and none of its numbers.
-OURS = {"bn_group", "augmentation", "depth", "cifar_methods", "flowers", "transfer", "imported"}
+OURS = {"bn_group", "augmentation", "depth", "cifar_methods", "flowers", "transfer", "imported", "detection"}
 
 
 def settings(config: Config) -> dict[str, Any]:
