@@ -97,39 +97,70 @@ class InMemory:
 
 
 class Streamed:
-    """Pictures of any size, decoded and cropped while reading; each is decoded once for all its crops.
+    """Pictures of any size, decoded and cropped while reading; each is decoded once for all its crops."""
 
-    Args:
-        reader: which pictures, and the size of a crop.
-        device: where the batches go.
-        processes: loader processes; 0 decodes in this process.
-    """
-
-    def __init__(self, reader: _Reader, *, device: torch.device, processes: int) -> None:
-        self._reader = reader
-        self.labels = torch.from_numpy(reader.pictures.labels).to(device)
-        self._device, self._processes = device, processes
+    def __init__(self, pool: Pool, split: str) -> None:
+        self._pool, self._split = pool, split
+        self.labels = torch.from_numpy(pool.reader.pictures(split).labels).to(pool.device)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def stream(self, chunks: Iterable[Chunk]) -> Iterator[Fetched]:
         """The crops of each batch, in order, read ahead by the loader processes."""
-        loader = DataLoader(
-            self._reader,
-            batch_size=None,
-            sampler=((batch, chunk.crops) for chunk in chunks for batch in chunk.batches),  # type: ignore[arg-type]
-            num_workers=self._processes,
-            # A fork of a process that runs threads can hang, and Ray's workers do.
-            multiprocessing_context="forkserver" if self._processes else None,
-            pin_memory=self._device.type == "cuda",
-            worker_init_fn=_end_with_its_trainer,
-        )
-        return ((batch.to(self._device, non_blocking=True),) for batch in loader)
+        return self._pool.stream((self._split, batch, chunk.crops) for chunk in chunks for batch in chunk.batches)
 
     def crops(self, fetched: Fetched) -> Tensor:
         """V crops of each picture of a batch -> uint8 (V, b, 3, size, size)."""
         return fetched[0]
+
+
+class Pool:
+    """The loader processes of a trial. Those of a stream that has ended wait for the next: each imports torch, which
+    takes longer than to read a small test set.
+
+    Args:
+        reader: of which pictures, and the size of a crop.
+        device: where the batches go.
+        processes: for each of the streams that are open at once, training's and an evaluation's; 0 decodes in this
+            process.
+    """
+
+    def __init__(self, reader: _Reader, *, device: torch.device, processes: int) -> None:
+        self.reader, self.device, self._processes = reader, device, processes
+        self._idle: list[tuple[_Requests, DataLoader[Tensor]]] = []
+
+    def stream(self, requests: Iterable[_Request]) -> Iterator[Fetched]:
+        """What the reader makes of each request, in order."""
+        asked, loader = self._idle.pop() if self._idle else self._started()
+        asked.requests = requests
+        for batch in loader:
+            yield (batch.to(self.device, non_blocking=True),)
+        self._idle.append((asked, loader))
+
+    def _started(self) -> tuple[_Requests, DataLoader[Tensor]]:
+        asked = _Requests()
+        loader = DataLoader(
+            self.reader,
+            batch_size=None,
+            sampler=asked,  # type: ignore[arg-type]
+            num_workers=self._processes,
+            persistent_workers=self._processes > 0,
+            # A fork of a process that runs threads can hang, and Ray's workers do.
+            multiprocessing_context="forkserver" if self._processes else None,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_end_with_its_trainer,
+        )
+        return asked, loader
+
+
+class _Requests:
+    """What a stream asks for. DataLoader begins it again for each stream."""
+
+    requests: Iterable[_Request] = ()
+
+    def __iter__(self) -> Iterator[_Request]:
+        return iter(self.requests)
 
 
 def _end_with_its_trainer(process: int) -> None:
@@ -147,36 +178,50 @@ def _end_with_its_trainer(process: int) -> None:
 Images = InMemory | Streamed
 
 
+_Request = tuple[str, Ids, Sequence[views.Crop]]  # a split, ids (b,) of it, and V crops to take of each
+
+
 class _Reader(Dataset[Tensor]):
-    """What a loader process runs. Only the place of the pictures travels to it; they are opened there."""
+    """What a loader process runs. Only the place of the pictures travels to it; they are opened there.
 
-    def __init__(self, source: Source, split: str, images: int | None, size: int) -> None:
-        self._place = source, split, images, size
-        self._size = size
-        self.pictures: Pictures = data.read(source, split, images)
+    Args:
+        images: how many of the training pictures; None for all.
+        size: of a crop, pixels.
+    """
 
-    def __getstate__(self) -> tuple[Source, str, int | None, int]:
+    def __init__(self, source: Source, images: int | None, size: int) -> None:
+        self._place = source, images, size
+        self._opened: dict[str, Pictures] = {}
+
+    def __getstate__(self) -> tuple[Source, int | None, int]:
         return self._place
 
-    def __setstate__(self, state: tuple[Source, str, int | None, int]) -> None:
+    def __setstate__(self, state: tuple[Source, int | None, int]) -> None:
         _Reader.__init__(self, *state)
 
-    def __getitem__(self, request: tuple[Ids, Sequence[views.Crop]]) -> Tensor:
-        """Ids (b,) and V crops -> uint8 (V, b, 3, size, size). The boxes of all are drawn at once, from the headers."""
+    def pictures(self, split: str) -> Pictures:
+        if split not in self._opened:
+            source, images, _ = self._place
+            self._opened[split] = data.read(source, split, images if split == TRAIN else None)
+        return self._opened[split]
+
+    def __getitem__(self, request: _Request) -> Tensor:
+        """-> uint8 (V, b, 3, size, size). The boxes of all are drawn at once, from the headers."""
         from PIL import Image
 
-        ids, crops = request
-        opened = [self.pictures.open(int(i)) for i in ids]
-        sizes = np.array([self.pictures.size(int(i), picture)[::-1] for i, picture in zip(ids, opened, strict=True)])
+        split, ids, crops = request
+        pictures, size = self.pictures(split), self._place[-1]
+        opened = [pictures.open(int(i)) for i in ids]
+        sizes = np.array([pictures.size(int(i), picture)[::-1] for i, picture in zip(ids, opened, strict=True)])
         boxes = np.stack([crop.boxes(ids, sizes) for crop in crops])  # (V, b, 4)
-        out = np.empty((len(crops), len(ids), self._size, self._size, 3), np.uint8)
+        out = np.empty((len(crops), len(ids), size, size, 3), np.uint8)
         for b, i in enumerate(ids):
             # Taken out: what has been decoded is let go of before the next.
-            picture = self.pictures.convert(int(i), opened.pop(0))
+            picture = pictures.convert(int(i), opened.pop(0))
             for v, (top, left, height, width) in enumerate(boxes[:, b].tolist()):
                 piece = picture.crop((left, top, left + width, top + height))
-                out[v, b] = np.asarray(piece.resize((self._size, self._size), Image.Resampling.BILINEAR))
-        return torch.from_numpy(out).permute(0, 1, 4, 2, 3).contiguous()
+                out[v, b] = np.asarray(piece.resize((size, size), Image.Resampling.BILINEAR))
+        return torch.from_numpy(out).permute(0, 1, 4, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -228,18 +273,22 @@ def load(source: Source | Decoded, config: Config, runtime: Runtime) -> tuple[Im
     if source.name != config.data:
         raise DataError(f"The data are {source.name}, but the Config was planned for {config.data}. Plan it again.")
     device = torch.device(runtime.device)
-
-    def split(name: str, images: int | None) -> Images:
-        if isinstance(source, Decoded):
-            pixels, labels = (_shared(array).to(device) for array in source.splits[name])
-            return InMemory(pixels, labels, config.image_size)
-        reader = _Reader(source, name, images, config.image_size)
-        return Streamed(reader, device=device, processes=runtime.loader_processes)
-
-    train, test = split(TRAIN, config.train_images), split(TEST, None)
-    place = source.name if isinstance(source, Decoded) else source.place
+    train: Images
+    test: Images
+    if isinstance(source, Decoded):
+        place = source.name
+        train, test = (_held(*source.splits[split], config.image_size, device) for split in (TRAIN, TEST))
+    else:
+        place = source.place
+        reader = _Reader(source, config.train_images, config.image_size)
+        pool = Pool(reader, device=device, processes=runtime.loader_processes)
+        train, test = Streamed(pool, TRAIN), Streamed(pool, TEST)
     data.check_classes(place, train.labels.cpu().numpy(), test.labels.cpu().numpy())
     return train, test
+
+
+def _held(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], size: int, device: torch.device) -> InMemory:
+    return InMemory(_shared(pixels).to(device), _shared(labels).to(device), size)
 
 
 def _shared(array: npt.NDArray[Any]) -> Tensor:

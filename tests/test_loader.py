@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import io
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -52,9 +53,9 @@ def config(source: Source, **changes: int) -> Config:
     return dataclasses.replace(digits(image_size=SIZE, **changes), data=source.name)
 
 
-def streamed(source: Source, processes: int = 0) -> Streamed:
-    reader = loader._Reader(source, "train", None, SIZE)
-    return Streamed(reader, device=torch.device("cpu"), processes=processes)
+def streamed(source: Source, processes: int = 0, split: str = "train") -> Streamed:
+    reader = loader._Reader(source, None, SIZE)
+    return Streamed(loader.Pool(reader, device=torch.device("cpu"), processes=processes), split)
 
 
 BATCHES = [np.array(ids) for ids in ([3, 1, 4], [0], [5, 2, 3, 3])]
@@ -127,6 +128,30 @@ def test_loader_processes_give_the_same_bits(tmp_path: Path) -> None:
     here, there = (crops_of(streamed(source, processes)) for processes in (0, 2))
     assert len(there) == 3
     assert all(torch.equal(one, two) for one, two in zip(here, there, strict=True))
+
+
+def test_an_evaluation_beside_the_training_keeps_its_loader_processes(tmp_path: Path) -> None:
+    source = write(tmp_path, [(20, 30), (64, 33), (16, 16), (100, 20), (9, 9), (50, 50)])
+    train, test = load(source, config(source), Runtime(loader_processes=1))
+    assert isinstance(train, Streamed)
+    assert isinstance(test, Streamed)
+    training = train.stream([Chunk(BATCHES, CROPS)])
+    crops = [train.crops(next(training))]
+    processes = []
+    for _ in range(2):  # an evaluation reads both
+        read = []
+        for images in (test, train):
+            read += [images.crops(each) for each in images.stream([Chunk(BATCHES[1:2], CROPS)])]
+        for crop, split in zip(read, ("test", "train"), strict=True):
+            (alone,) = streamed(source, split=split).stream([Chunk(BATCHES[1:2], CROPS)])
+            assert torch.equal(crop, alone[0])
+        processes.append({each.pid for each in multiprocessing.active_children()})
+    crops += [train.crops(each) for each in training]
+    assert all(torch.equal(one, two) for one, two in zip(crops, crops_of(streamed(source)), strict=True))
+    assert len(processes[0]) == 2
+    assert processes[0] == processes[1]
+    del train, test, training, images
+    assert not multiprocessing.active_children()
 
 
 def test_a_broken_picture_is_named_when_it_is_reached(tmp_path: Path) -> None:

@@ -157,13 +157,13 @@ def as_seen(picture: Any) -> Any:
     from PIL import Image, ImageOps
 
     picture.load()
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode.startswith(("I", "F")):
         raise ValueError(f"mode {picture.mode} has more than 8 bits a channel: convert it to 8")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _reason(error: Exception) -> str:
