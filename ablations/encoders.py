@@ -40,9 +40,9 @@ class Encoders:
         self._asked = asked
 
     @property
-    def seeds(self) -> int:
-        """How many seeds from 0 on have an encoder; 1 where one is for all of them."""
-        return next(n for n in range(1, len(self._given) + 2) if n not in self._given)
+    def seeds(self) -> list[int]:
+        """Those that have an encoder; 0 where one is for all of them."""
+        return sorted(seed for seed in self._given if seed is not None) or [0]
 
     def __call__(self, kind: str, fields: Fields) -> Encoder:
         """The encoder for a row with these fields of its Config. Raises UserError where it was not given."""
@@ -55,7 +55,7 @@ class Encoders:
             there = ", ".join(map(str, sorted(seed for seed in self._given if seed is not None)))
             raise UserError(
                 f"--from {self._asked} has no checkpoint of seed {fields['seed']}; there are those of {there}. Use "
-                "fewer --seeds, or train it with --keep-checkpoints."
+                "--seeds of those, or train it with --keep-checkpoints."
             )
         return found
 

@@ -8,14 +8,16 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations import table as tables
+from ablations.options import MOST_SEEDS
 from ablations.table import Encoders, Table, Trial, UserError
 from simsiam import config as configs
-from simsiam.config import GRAPH, MAX_PIXELS, STEPS, Runtime
+from simsiam.config import Runtime
 from simsiam.methods import NONE
 from simsiam.recipes import DATA, RECIPES
 
@@ -24,61 +26,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_SEEDS_OF_A_VERDICT = 5  # with 3, the interval's half-width is 2.5 standard deviations
 _END_SECONDS = 15.0  # of a time limit that are kept for the tables and the end of Ray
 _LONGEST = 1_000_000  # minutes
 _MOST_PIXELS = 178_956_970  # of one picture: Pillow opens no larger ones
-_LOOKS = (3, 5, 10)  # seeds at which --seeds-until-decided judges, before its last
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ablations/run.py", description="Train the rows of the paper's tables.")
-    add = parser.add_argument
-    add("--list", action="store_true", help="list tables, rows and recipes, and exit")
-    add("--table", help="which table, or 'all'")
-    add("--recipe", default="digits", help="which baseline (default: digits)")
-    add(
-        "--data",
-        help="folder of the pictures, s3://, gs://, hf://datasets/OWNER/NAME, or a name of public data, as cifar10 "
-        "(default: $SIMSIAM_DATA, else the recipe's own)",
-    )
-    add("--test-fraction", type=float, help="of pictures without a split, a folder a class: so many are for testing")
-    add("--label-column", metavar="NAME", help="of Parquet, where it is not label or labels")
-    add("--max-pixels", type=int, default=MAX_PIXELS, help=f"of the largest picture (default: {MAX_PIXELS})")
-    add("--rows", help="only these rows, separated by commas")
-    add("--seeds", type=int, help="seeds 0 to N-1 (default: 1, with --claims 5)")
-    add("--claims", action="store_true", help="judge the paper's claims")
-    add("--seeds-until-decided", type=int, metavar="MAX", help="judge, and add seeds where a claim is undecided")
-    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
-    add("--from", dest="given", metavar="TABLE/ROW", help="encoders of kept checkpoints, for tables that need one")
-    add("--weights", metavar="FILE", help="an encoder in a file of safetensors or torch, for tables that need one")
-    add(
-        "--rerun",
-        choices=("stale", "failed", "unkept"),
-        help="stale: also what other sources gave; failed: only what failed; unkept: also what has no kept checkpoint",
-    )
-    add("--workers", type=int, default=1, help="workers a trial; the same numbers up to rounding (default: 1)")
-    add("--threads", type=int, default=1, help="of torch, a worker; another number rounds otherwise (default: 1)")
-    add("--loader-processes", type=int, default=0, help="decoding processes a worker (default: 0)")
-    add("--gpus-per-trial", type=float, help="below 1: so much of a GPU and its memory (default: 1, or 1 / --jobs)")
-    add("--launcher", choices=("ray", "local"), default="ray", help="local: in this process, without Ray")
-    add("--step", choices=STEPS, default=GRAPH, help="how a GPU takes a training step (default: graph)")
-    add("--jobs", type=int, default=1, help="with --launcher local: so many trials at once, each in its own process")
-    add("--results", help="folder, or s3:// or gs:// (default: $SIMSIAM_RESULTS, else results/ or ~/simsiam-results)")
-    add("--checkpoint-seconds", type=float, default=30.0, help="between two checkpoints of a trial (default: 30)")
-    add("--time-limit", type=float, metavar="MINUTES", help="end by then, if need be half done, with exit code 75")
-    add("--price", type=float, help="of an hour of one CPU or GPU, for the column of that name")
-    add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial, in kept/")
-    add("--pictures", action="store_true", help="keep some pictures of each trial; of public data they are kept anyway")
-    add(
-        "--check",
-        nargs="?",
-        const="",
-        metavar="VIEWS.png",
-        help="show what the data are, and exit; with a file's name, draw pictures and their views into it",
-    )
-    add("--plan", action="store_true", help="show what would run and what is there, and exit")
-    return parser
 
 
 @dataclass(frozen=True)
@@ -127,11 +77,11 @@ class Request:
         asked = self.args.claims or self.args.seeds_until_decided is not None
         return asked or self.source.layout not in ("images", "parquet")
 
-    def every_row(self, seeds: int) -> list[Trial]:
+    def every_row(self, seeds: Iterable[int]) -> list[Trial]:
         """The trials of all tables with all their rows, whichever are asked for."""
         return dataclasses.replace(self, rows=None).trials(seeds)
 
-    def trials(self, seeds: int, rows: dict[str, list[str]] | None = None) -> list[Trial]:
+    def trials(self, seeds: Iterable[int], rows: dict[str, list[str]] | None = None) -> list[Trial]:
         """The trials of all tables; with `rows`, of those rows of each table."""
         return [
             self._placed(trial)
@@ -170,8 +120,7 @@ def read(args: argparse.Namespace, encoders: Encoders = tables.no_encoders) -> R
     if not args.table:
         raise UserError(f"Name a table with --table. Known: {', '.join(tables.names())}, all.")
     for option, low, high in (
-        ("seeds", 1, 1000),
-        ("seeds_until_decided", 1, 1000),
+        ("seeds_until_decided", 1, MOST_SEEDS),
         ("workers", 1, 100_000),
         ("threads", 1, 1000),
         ("loader_processes", 0, 1000),
@@ -251,17 +200,6 @@ def _check_the_launcher(args: argparse.Namespace) -> None:
             f"--jobs {jobs} with --gpus-per-trial {share:g} are more than one GPU. "
             f"Use at most --jobs {int(1 / share + 1e-9)}, or leave --gpus-per-trial out."
         )
-
-
-def looks(args: argparse.Namespace, seeds: int = 1) -> list[int]:
-    """The numbers of seeds after which the claims are judged; the last is how many seeds there are at most.
-
-    Args:
-        seeds: how many there are if nothing is said of them.
-    """
-    if args.seeds_until_decided:
-        return [n for n in _LOOKS if n < args.seeds_until_decided] + [args.seeds_until_decided]
-    return [args.seeds or (_SEEDS_OF_A_VERDICT if args.claims else seeds)]
 
 
 def overrides(texts: list[str]) -> dict[str, Any]:

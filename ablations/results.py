@@ -170,7 +170,6 @@ def _unknown(what: str, value: str, known: list[str]) -> str:
 def _todays(table: str, lines: Sequence[Mapping[Any, Any]]) -> list[bool]:
     """Whether each line is of the Config that today's table, row and recipe give. Warns of those that are not."""
     planned: dict[tuple[Any, ...], dict[tuple[str, int], str]] = {}
-    seeds = 1 + max((line["seed"] for line in lines), default=0)
     for kind in {_kind(line) for line in lines}:
         recipe, overrides, data, _ = kind
         try:
@@ -180,7 +179,7 @@ def _todays(table: str, lines: Sequence[Mapping[Any, Any]]) -> list[bool]:
                 data=data,
                 train_images=_ENOUGH,
                 overrides=_fields(overrides),
-                seeds=seeds,
+                seeds=sorted({line["seed"] for line in lines}),
                 encoders=_starts([line for line in lines if _kind(line) == kind]),
             )
         except ValueError:  # a recipe, or a field, that there is no more

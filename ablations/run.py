@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
     sys.path[0] = str(ROOT)
 
+from ablations import options  # noqa: E402
 from ablations import request as requests  # noqa: E402
 from ablations import table as tables  # noqa: E402
 from ablations.request import Request  # noqa: E402
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0; 1 if a trial failed, 2 for a wrong command, 75 if the time limit has come first, 130 if interrupted.
     """
-    args = requests.parser().parse_args(argv)
+    args = options.parser().parse_args(argv)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # else nohup has asked to go on
         signal.signal(signal.SIGHUP, _hang_up)
     if args.list:
@@ -94,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
 
     store = Store.at(requests.results_place(args.results))
     encoders = _encoders(args, store)
-    request, looks = requests.read(args, encoders), requests.looks(args, encoders.seeds)
+    request, looks = requests.read(args, encoders), options.looks(args, encoders.seeds)
     for note in request.source.notes:
         say(f"Data: {note}.")
     if args.plan:
@@ -123,7 +124,7 @@ def _encoders(args: argparse.Namespace, store: Store) -> Encoders:
     return encoders.of_file(Path(args.weights)) if args.weights else encoders.Encoders({})
 
 
-def _train(request: Request, looks: list[int], store: Store) -> tuple[list[tuple[Table, Verdict]], set[str]]:
+def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[list[tuple[Table, Verdict]], set[str]]:
     """Train what is missing, and judge. After each look but the last, only rows of undecided claims get more seeds.
 
     Returns the verdicts, and the fingerprints that the time limit has left.

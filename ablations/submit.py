@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
     sys.path[0] = str(ROOT)
 
-from ablations import request as requests  # noqa: E402
+from ablations import options  # noqa: E402
 from ablations.terminal import say  # noqa: E402
 
 _HERE = "http://127.0.0.1:8265"  # where Ray's own command looks
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line: what run.py takes. Returns 2 where nothing was submitted, else the job's exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):
-        parser = requests.parser()
+        parser = options.parser()
         parser.prog, parser.description = "ablations/submit.py", "Submit ablations/run.py, with what it takes, to Ray."
         parser.print_help()
         return 0

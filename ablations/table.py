@@ -187,10 +187,10 @@ def plan(
     train_images: int,
     overrides: Fields,
     rows: Iterable[str] | None = None,
-    seeds: int = 1,
+    seeds: Iterable[int] = (0,),
     encoders: Encoders = no_encoders,
 ) -> list[Trial]:
-    """Every trial of a table, in the paper's row order, seeds 0 to `seeds` - 1.
+    """Every trial of a table, in the paper's row order, and of each row in the order of the seeds.
 
     Args:
         recipe: a name in simsiam/recipes.py.
@@ -207,9 +207,9 @@ def plan(
     _check_that_overrides_act(table, recipe, data, overrides)
     if reason := _infeasible(Config(**baseline), train_images):
         raise UserError(reason)
-    trials = []
+    trials, seeds = [], list(seeds)
     for row in _chosen(table, rows):
-        for seed in range(seeds):
+        for seed in seeds:
             fields = {**_fields(row, baseline, recipe, overrides), "seed": seed}
             encoder = encoders(fields["encoder"], fields) if fields.get("encoder") in KINDS else None
             config = _config(_started(fields, encoder, overrides), f"Row {row.name} of table {table.name}")

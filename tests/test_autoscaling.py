@@ -21,6 +21,7 @@ import ray
 import tiny
 from test_jobs import RAY, free_port
 
+from ablations import options
 from ablations import request as requests
 from ablations.files import Folder
 from ablations.results import load
@@ -189,7 +190,7 @@ def test_a_trial_goes_on_with_the_workers_that_fit_where_a_node_does_not_come_ba
 def progress(name: str, content: bytes | None) -> dict[str, Any]:
     """How far the trial is whose checkpoint has this name and content."""
     assert content is not None
-    asked = requests.read(requests.parser().parse_args(["--table", "stop_gradient", *SMALL])).trials(1)
+    asked = requests.read(options.parser().parse_args(["--table", "stop_gradient", *SMALL])).trials([0])
     (config,) = [trial.config for trial in asked if name.startswith(trial.fingerprint)]
     state = checkpoint.unpack(config, content)
     assert state is not None

@@ -17,11 +17,12 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 # What each room of ablations/ may import of ablations/; a room not named here may import nothing of it.
 ARROWS = {
     "run": {
-        *("request", "table", "store", "rebuild", "progress", "report", "verdict", "terminal"),
+        *("options", "request", "table", "store", "rebuild", "progress", "report", "verdict", "terminal"),
         *("data_check", "encoders"),
         *("launch", "launch_local", "launch_jobs"),
     },
-    "request": {"table"},
+    "options": {"table"},
+    "request": {"options", "table"},
     "launch": {
         "launch",
         "files",
@@ -51,7 +52,7 @@ ARROWS = {
     "progress": {"table", "terminal"},
     "report": {"estimate", "progress", "provenance", "store", "table", "verdict"},
     "estimate": {"columns", "provenance", "store", "table"},
-    "submit": {"request", "terminal"},
+    "submit": {"options", "terminal"},
     "results": {"terminal", "provenance", "report", "store", "columns", "encoders", "table", "verdict"},
     "verdict": {"table"},
     "rebuild": {"store", "table"},

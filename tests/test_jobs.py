@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from ablations import request, submit
+from ablations import options, request, submit
 from ablations.store import Store
 from simsiam import checkpoint
 
@@ -107,7 +107,7 @@ def test_a_job_brings_its_status_its_log_and_its_table(head: dict[str, str]) -> 
 @pytest.mark.slow
 def test_a_failed_row_is_a_failed_job(head: dict[str, str], tmp_path: Path) -> None:
     arguments = [*TABLE, "--results", str(tmp_path)]
-    trial, *_ = request.read(request.parser().parse_args(arguments)).trials(seeds=2)
+    trial, *_ = request.read(options.parser().parse_args(arguments)).trials(range(2))
     content = checkpoint.pack(tiny.config(seed=99), {})
     Store.at(tmp_path).checkpoint(trial.fingerprint, "simsiam").write(content)  # of another Config: its trial raises
     done = submitted(head, *arguments)

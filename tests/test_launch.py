@@ -25,7 +25,7 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
 )
 
-from ablations import launch, lines, progress, provenance, request, results, run
+from ablations import launch, lines, options, progress, provenance, request, results, run
 from ablations import store as stores
 from ablations.launch import trainable
 from ablations.table import UserError
@@ -109,7 +109,7 @@ def test_a_failing_trial_is_a_row_and_stops_no_other(cluster: str, tmp_path: Pat
     # A checkpoint of another Config makes its trial raise in the worker, each time it is tried.
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--results", str(tmp_path)]
     assert run.main([*command, "--plan"]) == 0
-    trial, _ = request.read(request.parser().parse_args(command)).trials(seeds=1)
+    trial, _ = request.read(options.parser().parse_args(command)).trials(range(1))
     content = checkpoint.pack(tiny.config(seed=99), {})
     stores.Store.at(tmp_path).checkpoint(trial.fingerprint, "simsiam").write(content)
     assert run.main(command) == 1

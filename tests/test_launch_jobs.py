@@ -18,7 +18,7 @@ import pytest
 import tiny
 import torch
 
-from ablations import launch_jobs, run
+from ablations import launch_jobs, options, run
 from ablations.store import Store
 from simsiam.config import Runtime
 
@@ -115,7 +115,7 @@ def test_processes_that_cannot_start_end_the_run(
 
 def test_what_is_wrong_with_the_data_fails_all_that_wait_however_many(tmp_path: Path) -> None:
     store, progress = mock.Mock(), mock.Mock()
-    trials = run.requests.read(run.requests.parser().parse_args([*TABLE, "--rows", "with"])).trials(1500)
+    trials = run.requests.read(options.parser().parse_args([*TABLE, "--rows", "with"])).trials(range(1500))
     plan = launch_jobs._Plan(trials[1:], Runtime(), store, progress, mock.Mock(), 2)
     slot: Any = mock.Mock(trial=trials[0])
     plan.unended += 1
@@ -128,7 +128,7 @@ def test_what_is_wrong_with_the_data_fails_all_that_wait_however_many(tmp_path: 
 
 def test_a_result_that_was_kept_before_its_process_died_counts(tmp_path: Path) -> None:
     store, progress = Store.at(tmp_path), mock.Mock()
-    (trial,) = run.requests.read(run.requests.parser().parse_args([*TABLE, "--rows", "with"])).trials(1)
+    (trial,) = run.requests.read(options.parser().parse_args([*TABLE, "--rows", "with"])).trials([0])
     plan = launch_jobs._Plan([trial], Runtime(), store, progress, mock.Mock(), 2)
     slot = mock.Mock(trial=None, broken="")
     plan.hear(slot, launch_jobs._READY, ("cpu", None, 1))

@@ -17,7 +17,7 @@ import ray.exceptions
 import tiny
 from ray import cloudpickle
 
-from ablations import launch, lines, request, run
+from ablations import launch, lines, options, request, run
 from ablations import store as stores
 from ablations.columns import METRICS
 from ablations.launch import notices, watch
@@ -150,7 +150,7 @@ def test_a_trial_that_the_time_limit_ends_has_not_failed_and_does_not_start_agai
     sabotage("""\
 if seed == 1:
     raise TimeLimitError""")
-    todo = request.read(request.parser().parse_args(command(tmp_path, 3))).trials(3)
+    todo = request.read(options.parser().parse_args(command(tmp_path, 3))).trials(range(3))
     store, told = stores.Store.at(tmp_path), Progress(todo)
     store.write_failure(lines.unfinished(todo[1].config, lines.FAILED, "Monday's full disk"))
     left = launch.launch(todo, Runtime(until=time.time() + 3600), store, told, lambda ended: None)

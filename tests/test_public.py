@@ -20,7 +20,7 @@ import pytest
 import torchvision
 from pictures import assert_holds, encoded, write_images, write_parquet
 
-from ablations import request
+from ablations import options, request
 from ablations.table import UserError
 from simsiam import data
 from simsiam.data import DataError, class_folders, hub, public
@@ -304,7 +304,7 @@ def test_a_name_is_never_a_folder_and_a_recipe_has_its_own(tmp_path: Path, monke
     monkeypatch.delenv("SIMSIAM_DATA", raising=False)
 
     def source(*words: str) -> None:
-        request.source(request.parser().parse_args(list(words)))
+        request.source(options.parser().parse_args(list(words)))
 
     source("--recipe", "cifar10_short")
     source("--recipe", "imagenette", "--data", "cifar100")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ablations import request, results
+from ablations import options, results
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,4 +24,4 @@ def test_its_commands_are_ones_that_run_understands() -> None:
     commands = [words[words.index("ablations/run.py") + 1 :] for words in lines if "ablations/run.py" in words]
     assert len(commands) > 8
     for command in commands:
-        request.parser().parse_args(command)
+        options.parser().parse_args(command)

@@ -30,7 +30,18 @@ from ablations.table import UserError
         (["--table", "stop_gradient", "--set", "protocol=knn"], "'protocol' must be one of imagenet"),
         (["--table", "stop_gradient", "--set", "batch_size=1438"], "at most the 1437 training images. Got 1438"),
         (["--table", "stop_gradient", "--set", "stop_gradient=true"], "varies this field itself"),
-        (["--table", "stop_gradient", "--seeds", "0"], "--seeds must be 1 to 1000. Got 0 instead."),
+        (
+            ["--table", "stop_gradient", "--seeds", "0"],
+            "--seeds must be 1 to 1000 seeds, the last at most 1,000,000. Got 0",
+        ),
+        (
+            ["--table", "stop_gradient", "--seeds", "9-5"],
+            "--seeds must be 1 to 1000 seeds, the last at most 1,000,000. Got 9-5",
+        ),
+        (
+            ["--table", "stop_gradient", "--seeds", "0,1"],
+            "--seeds takes N, for seeds 0 to N-1, or FIRST-LAST, as 5-9. Got '0,1' instead.",
+        ),
         (["--table", "stop_gradient", "--price", "-1"], "--price must be at least 0. Got -1 instead."),
         (["--table", "stop_gradient", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),
         (["--table", "stop_gradient", "--set", "width=99999999999"], "'width' must be a whole number"),

@@ -85,7 +85,9 @@ def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: 
     store = Store.at(tmp_path)
     table = tables.get("stop_gradient")
     for overrides, outcome in (({}, "collapsed"), ({"epochs": 1}, "finished")):
-        trials = tables.plan(table, recipe="digits", data="digits@0", train_images=1437, overrides=overrides, seeds=3)
+        trials = tables.plan(
+            table, recipe="digits", data="digits@0", train_images=1437, overrides=overrides, seeds=range(3)
+        )
         for trial in trials:
             fine = trial.row.name == "with"
             values = {
@@ -104,7 +106,7 @@ def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: 
 def kept(store: Store, data: str = "digits@0", **changes: Any) -> None:
     """Results of three seeds of both rows of a table."""
     table = tables.get("stop_gradient")
-    trials = tables.plan(table, recipe="digits", data=data, train_images=1437, overrides={}, seeds=3)
+    trials = tables.plan(table, recipe="digits", data=data, train_images=1437, overrides={}, seeds=range(3))
     for trial in trials:
         store.write(a_result(trial.config, knn_top1_init=50.0, **changes), [{"epoch": 1, "loss": -0.5}])
     store.rebuild(trials)

@@ -112,6 +112,13 @@ def test_seeds_are_added_to_the_rows_asked_for_alone(tmp_path: Path) -> None:
     assert table[table.row == "without"].seed.tolist() == [0]
 
 
+def test_seeds_by_their_first_and_last(tmp_path: Path) -> None:
+    for seeds, there in (("1-2", [1, 2]), ("2", [0, 1, 2])):
+        assert run.main([*TINY, "--rows", "with", "--seeds", seeds, "--results", str(tmp_path)]) == 0
+        assert pd.read_parquet(tmp_path / "stop_gradient.parquet").seed.tolist() == there
+        assert len(list((tmp_path / "trials").iterdir())) == len(there)
+
+
 def test_rows_that_are_not_asked_for_are_judged_by_the_results_they_have(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

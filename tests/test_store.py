@@ -59,7 +59,7 @@ def test_a_config_survives_parquet(tmp_path: Path, config: Config) -> None:
 
 
 def test_a_table_is_in_the_papers_order_with_every_column_of_the_schema(tmp_path: Path) -> None:
-    store, trials = Store.at(tmp_path), plan("predictor", seeds=2)
+    store, trials = Store.at(tmp_path), plan("predictor", seeds=range(2))
     finish(store, trials[::-1])
     store.rebuild(trials)
     frame = pd.read_parquet(tmp_path / "predictor.parquet")
@@ -81,7 +81,7 @@ def test_one_trial_is_a_row_of_every_table_that_asks_for_it(tmp_path: Path) -> N
 
 
 def test_a_quick_try_stands_beside_the_table_and_replaces_nothing(tmp_path: Path) -> None:
-    store, real, quick = Store.at(tmp_path), plan(seeds=2), plan(overrides={"epochs": 1})
+    store, real, quick = Store.at(tmp_path), plan(seeds=range(2)), plan(overrides={"epochs": 1})
     finish(store, real)
     store.rebuild(real)
     finish(store, quick, knn_top1=10.0)
@@ -246,7 +246,7 @@ def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
 def test_table_files_take_what_is_new_and_are_made_again_where_they_are_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, trials = Store.at(tmp_path), plan(seeds=3)
+    store, trials = Store.at(tmp_path), plan(seeds=range(3))
     rebuild, read = Rebuild(store, trials), []
     real = Store.trial
     monkeypatch.setattr(Store, "trial", lambda self, fingerprint: read.append(fingerprint) or real(self, fingerprint))
@@ -270,7 +270,7 @@ def test_table_files_take_what_is_new_and_are_made_again_where_they_are_gone(
 
 
 def test_states_of_what_is_in_a_table_open_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, trials = Store.at(tmp_path), plan(seeds=3)
+    store, trials = Store.at(tmp_path), plan(seeds=range(3))
     asked = [trial.fingerprint for trial in trials]
     finish(store, trials[:-1])
     Rebuild(store, trials).at_once()
@@ -297,7 +297,7 @@ def test_states_of_what_is_in_a_table_open_no_trial(tmp_path: Path, monkeypatch:
 
 
 def test_states_are_those_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, (done, failed, half, stale, both, new) = Store.at(tmp_path), plan(seeds=3)
+    store, (done, failed, half, stale, both, new) = Store.at(tmp_path), plan(seeds=range(3))
     finish(store, [stale])
     monkeypatch.setattr(provenance, "sources", lambda *_: "5" * 16)
     finish(store, [done, both])
@@ -311,7 +311,7 @@ def test_states_are_those_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_two_writers_of_one_table_lose_nothing(tmp_path: Path) -> None:
-    sets = [plan(overrides={"epochs": 1 + i}, seeds=3) for i in range(4)]
+    sets = [plan(overrides={"epochs": 1 + i}, seeds=range(3)) for i in range(4)]
     store = Store.at(tmp_path)
     for trials in sets:
         finish(store, trials)

@@ -15,7 +15,7 @@ from simsiam.recipes import IMAGENET
 
 
 def plan(table: Table | str, **changes: Any) -> list[Trial]:
-    asked: dict[str, Any] = dict(recipe="digits", data="digits@0", train_images=1437, overrides={}, seeds=1)
+    asked: dict[str, Any] = dict(recipe="digits", data="digits@0", train_images=1437, overrides={}, seeds=range(1))
     asked["encoders"] = an_encoder
     return tables.plan(tables.get(table) if isinstance(table, str) else table, **(asked | changes))
 
@@ -75,7 +75,7 @@ def test_tables_share_the_training_of_the_same_config() -> None:
 
 
 def test_seeds_are_trials_of_their_own() -> None:
-    trials = plan("stop_gradient", seeds=3)
+    trials = plan("stop_gradient", seeds=range(3))
     assert [(trial.row.name, trial.config.seed) for trial in trials] == [
         (row, seed) for row in ("with", "without") for seed in (0, 1, 2)
     ]
