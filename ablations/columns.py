@@ -106,6 +106,7 @@ CURVE: Columns = {
     "eval_seconds": (_REAL, "s, of the epoch's evaluation"),
     "images_per_second": (_REAL, "source images, evaluation excluded"),
 }
+PACKED: Columns = {"fingerprint": METRICS["fingerprint"], **CURVE}  # curves of many trials
 
 
 PICTURES: Columns = {

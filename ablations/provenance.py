@@ -9,8 +9,9 @@ import importlib.metadata
 import platform
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import simsiam
 from simsiam.methods import METHODS, SIMSIAM
@@ -60,6 +61,11 @@ def sources(method: str = SIMSIAM) -> str:
     """
     with _once:  # sixteen threads that ask at first would each make it
         return _sources(method)
+
+
+def is_stale(result: Mapping[str, Any]) -> bool:
+    """Whether other sources than these have made a result."""
+    return bool(result["sources"] != sources(result["method"] or SIMSIAM))
 
 
 def check_one_place() -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ablations import estimate, provenance
 from ablations import table as tables
+from ablations.agreement import Agreement, ClaimTwice
 from ablations.progress import duration
 from ablations.store import Store
 from ablations.table import Table, Trial
-from ablations.verdict import Verdict
+from ablations.verdict import Interval, Verdict
 from simsiam.methods import DETECTION
 
 Result = Mapping[str, Any]
@@ -42,7 +43,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
             paper = "-" if row.paper is None else f"{row.paper:.1f}"
             ours = (spread(seeds, name, digits) for _, name, digits in numbers)
             published = [f"{told[row.name]['reference']:.1f}" if row.name in told else "-" for _ in others]
-            stale = ", stale" if any(line["sources"] != provenance.sources(line["method"]) for line in seeds) else ""
+            stale = ", stale" if any(map(provenance.is_stale, seeds)) else ""
             cells.append((row.name, paper, *published, *ours, _outcomes(seeds) + stale, _time(seeds)))
     text = [
         f"{table.title} ({table.section}). {'AP' if numbers is _DETECTION else 'Linear and kNN top-1'} in per cent, "
@@ -118,6 +119,41 @@ def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, wh
     if todo:
         lines.append(f"Time: {total} of training if one follows the other, {where}, 1 CPU (or GPU) a worker.")
     return "\n".join([f"Results: {store.folder}", *lines])
+
+
+def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
+    """Two runs beside each other: a Markdown table of their rows, one of their claims, and a sentence on each."""
+    cells: list[tuple[str, ...]] = [("row", "kNN top-1", "other's", "difference", "outcomes", "other's", "says")]
+    for row in rows:
+        means = ["-" if mean is None else _interval(mean) for mean in row.means]
+        between = "-" if row.difference is None else f"{row.difference.mean:+.2f} ± {row.difference.half:.2f}"
+        outcomes = [", ".join(f"{n} {outcome}" for outcome, n in sorted(each.items())) for each in row.outcomes]
+        cells.append((f"{row.table}: {row.row}", *means, between, *outcomes, row.says))
+    judged = [("claim", "verdict", "other's", "says")]
+    judged += [
+        (f"{each.table.name}: {each.one.claim}", each.one.verdict, each.other.verdict, each.says) for each in claims
+    ]
+    shared = sum(row.shared for row in rows)
+    return "\n".join(
+        [
+            aligned(cells),
+            "",
+            f"{len(rows)} rows: {_counted(row.says for row in rows)}. The differences hold together at 95 %: ± is what "
+            f"they could have missed. {shared} trainings are in both, with the same numbers.",
+            "",
+            aligned(judged),
+            "",
+            f"{len(claims)} claims: {_counted(each.says for each in claims)}.",
+        ]
+    )
+
+
+def _interval(mean: Interval) -> str:
+    return f"{mean.mean:.2f} ± {mean.half:.2f} ({mean.n})" if math.isfinite(mean.half) else f"{mean.mean:.2f} (1)"
+
+
+def _counted(names: Iterable[str]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in Counter(names).items())
 
 
 def claims(verdicts: Sequence[tuple[Table, Verdict]], *, overrides: str = "") -> str:

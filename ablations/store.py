@@ -18,12 +18,12 @@ import pyarrow as pa
 
 from ablations import lines as lines_of
 from ablations import provenance
-from ablations.columns import COLUMNS, CURVE, PICTURES, TRIAL, Result, decoded, encoded, stamps_in
+from ablations.columns import COLUMNS, CURVE, PACKED, PICTURES, TRIAL, Result, decoded, encoded, stamps_in
 from ablations.files import Folder
 from ablations.lines import FAILED, INFEASIBLE, unfinished
 from ablations.table import Trial, UserError
 from simsiam.config import Config
-from simsiam.methods import METHODS, SIMSIAM
+from simsiam.methods import METHODS
 
 T = TypeVar("T")
 _DAMAGED = pa.ArrowException, OSError, ValueError, LookupError  # what reading a damaged file raises
@@ -71,6 +71,15 @@ class Store:
         """The curve of a trial that is done, or None."""
         return self._read(_curve(fingerprint))
 
+    def curves(self, table: str, fingerprints: Iterable[str]) -> dict[str, list[Result]]:
+        """Fingerprint -> curve, of a table's trials that have one: in a file of its own, or packed in the table's."""
+        wanted, found = set(fingerprints), dict[str, list[Result]]()
+        for line in self._read(_curve(table), list(PACKED)) or []:
+            if (fingerprint := line.pop("fingerprint")) in wanted:
+                found.setdefault(fingerprint, []).append(line)
+        alone = wanted & {Path(name).stem for name in self.folder.names("curves")}
+        return found | {fingerprint: curve for fingerprint, curve in _each(self.curve, alone).items() if curve}
+
     def pictures(self, fingerprint: str) -> list[Result] | None:
         """What a drawing of a trial that is done needs, or None."""
         return self._read(_pictures(fingerprint))
@@ -109,7 +118,7 @@ class Store:
                 for line in decoded(content, _MADE_BY):
                     fingerprint = line["fingerprint"]
                     if fingerprint in its and its[fingerprint] == stamps.get(fingerprint):
-                        found[fingerprint] = _is_stale(line)
+                        found[fingerprint] = provenance.is_stale(line)
         return found
 
     def _state(
@@ -273,7 +282,7 @@ class Store:
     def _stale(self, fingerprint: str) -> bool | None:
         """Whether a result is of other sources than these; None if it is not there."""
         lines = self._read(_trial(fingerprint), _MADE_BY)
-        return _is_stale(lines[0]) if lines else None
+        return provenance.is_stale(lines[0]) if lines else None
 
     def _read_one(self, name: str, fingerprint: str) -> Result | None:
         lines = self._read(name)
@@ -327,7 +336,3 @@ def _each(function: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
 
 
 _MADE_BY = ["fingerprint", "method", "sources"]
-
-
-def _is_stale(line: Result) -> bool:
-    return bool(line["sources"] != provenance.sources(line["method"] or SIMSIAM))

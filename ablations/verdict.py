@@ -135,7 +135,7 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
         if len(values) < 2:
             evidence = f"{better} and {worse} have {len(values)} seeds in common: too few for an interval"
             return Verdict(claim, UNDECIDED, evidence, len(values), open=True)
-        step = 0.0 if claim.kind == UNSTABLE else _resolution(rows[better])
+        step = 0.0 if claim.kind == UNSTABLE else resolution(rows[better].values())
         found.append(interval(values, alpha / len(pairs), resolution=step))
     n = min(each.n for each in found)
     shows = max(each.half for each in found)
@@ -170,9 +170,9 @@ def _judge_divergence(claim: Claim, rows: Mapping[str, Mapping[int, Line]]) -> V
     return Verdict(claim, UNDECIDED, evidence, n)
 
 
-def _resolution(seeds: Mapping[int, Line]) -> float:
+def resolution(lines: Iterable[Line]) -> float:
     """The step in which the metric comes, points: one picture of the test set."""
-    return max((100 / line["test_images"] for line in seeds.values() if line.get("test_images")), default=0.0)
+    return max((100 / line["test_images"] for line in lines if line.get("test_images")), default=0.0)
 
 
 def _comparisons(claim: Claim) -> tuple[list[tuple[str, str]], tuple[float, float]]:

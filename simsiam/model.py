@@ -32,6 +32,8 @@ BLOCKS: dict[str, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
 }
 
+_LANES = 16  # float32 in the longest vector of a CPU
+
 Norm = Callable[..., nn.Module]
 
 
@@ -111,6 +113,20 @@ class SimSiam(nn.Module):
         return [self.h(each) for each in z], z
 
 
+class _EverySecond(nn.Conv2d):
+    """A 1 x 1 convolution at stride 2 that is given every second pixel, for narrow shortcuts.
+
+    With the stride left to it, oneDNN writes past its buffer in the backward pass where there are fewer channels than
+    a vector has lanes (uxlfoundation/oneDNN#6035): a crash, or wrong gradients without a word.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__(fan_in, fan_out, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, ::2, ::2])
+
+
 class Backbone(ResNet):
     """torchvision's ResNet with any width and either stem; its output is the pooled features."""
 
@@ -125,6 +141,10 @@ class Backbone(ResNet):
         if stem == "cifar":  # 3 x 3 at stride 1 and no pooling (App. D, as in MoCo's CIFAR demo)
             self.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
             self.maxpool = nn.Identity()  # type: ignore[assignment]
+        for stage in (self.layer2, self.layer3, self.layer4):
+            shortcut = stage[0].downsample
+            if shortcut[0].in_channels < _LANES:
+                shortcut[0] = _EverySecond(shortcut[0].in_channels, shortcut[0].out_channels)
 
     def _rebuild(self, block: type[BasicBlock | Bottleneck], layers: list[int], width: int, norm: Norm) -> None:
         """torchvision knows no other width for the first stage, so its stages are built again."""

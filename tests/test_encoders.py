@@ -25,6 +25,7 @@ from torch import nn
 
 from ablations import encoders, results, run
 from ablations import table as tables
+from ablations.results import __main__ as results_main
 from ablations.store import Store
 from simsiam import config as configs
 from simsiam import data, encoder
@@ -294,7 +295,7 @@ def test_an_exported_encoder_is_the_same_bit_for_bit_elsewhere(name: str, tmp_pa
     small = dict(backbone=name, stem="imagenet", width=64, image_size=16, train_images=64, batch_size=32, epochs=1)
     assert run.main([*command, *[part for key, value in small.items() for part in ("--set", f"{key}={value}")]]) == 0
     fingerprint = results.load("stop_gradient", root=tmp_path).fingerprint[0]
-    assert results.main(["export", fingerprint, str(tmp_path / "x.safetensors"), "--results", str(tmp_path)]) == 0
+    assert results_main.main(["export", fingerprint, str(tmp_path / "x.safetensors"), "--results", str(tmp_path)]) == 0
     (tmp_path / "outside.py").write_text(OUTSIDE)
     arguments = [name, str(tmp_path / "x.safetensors"), str(tmp_path / "out.pt")]
     subprocess.run([sys.executable, tmp_path / "outside.py", *arguments], check=True, cwd=tmp_path)
@@ -313,7 +314,7 @@ def test_what_cannot_be_exported_is_said(kept: Path, tmp_path: Path, capsys: pyt
         ((fingerprint, str(tmp_path / "no" / "x.safetensors")), "cannot be written: No such file"),
         (("0" * 20, str(tmp_path / "x.safetensors")), "Unknown finished trial '00000000000000000000'"),
     ):
-        assert results.main(["export", *arguments, "--results", str(kept)]) == 2
+        assert results_main.main(["export", *arguments, "--results", str(kept)]) == 2
         assert complaint in capsys.readouterr().err
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ablations import options, results
+from ablations import options
+from ablations.results import __main__ as results_main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -14,7 +15,7 @@ PUBLISHED = ROOT / "results" / "published" / "digits"
 
 
 def test_the_table_of_claims_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert results.main(["claims", "--results", str(PUBLISHED)]) == 0
+    assert results_main.main(["claims", "--results", str(PUBLISHED)]) == 0
     assert capsys.readouterr().out.strip() in README
 
 

@@ -14,6 +14,7 @@ from test_store import a_result
 from ablations import results, run
 from ablations import table as tables
 from ablations.columns import COLUMNS, CURVE
+from ablations.results import __main__ as results_main
 from ablations.store import Store
 from ablations.table import UserError
 
@@ -68,13 +69,13 @@ def test_what_is_not_there_says_what_to_do(tmp_path: Path, capsys: pytest.Captur
         results.load("similarity", root=tmp_path)
     with pytest.raises(UserError, match="Unknown table"):
         results.load("similarty", root=tmp_path)
-    assert results.main(["diff", "a", "b", "--results", str(tmp_path)]) == 2
+    assert results_main.main(["diff", "a", "b", "--results", str(tmp_path)]) == 2
     assert "Unknown trial 'a'" in capsys.readouterr().err
 
 
 def test_diff_shows_the_fields_that_differ_and_the_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = results.load("stop_gradient", root=folder)
-    assert results.main(["diff", frame.fingerprint[0], frame.fingerprint[3], "--results", str(folder)]) == 0
+    assert results_main.main(["diff", frame.fingerprint[0], frame.fingerprint[3], "--results", str(folder)]) == 0
     names = [text.split("|")[1].strip() for text in capsys.readouterr().out.splitlines()[2:]]
     assert names[:2] == ["seed", "stop_gradient"]
     assert {"outcome", "knn_top1", "z_std"} <= set(names[2:])
@@ -99,7 +100,7 @@ def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: 
     assert [each.verdict for _, each in results.claims(root=tmp_path)] == ["reproduced"] * 3
     verdicts = [each.verdict for _, each in results.claims(overrides="epochs=1", root=tmp_path)]
     assert verdicts == ["reproduced", "contradicted", "reproduced"]
-    assert results.main(["claims", "--results", str(tmp_path)]) == 0
+    assert results_main.main(["claims", "--results", str(tmp_path)]) == 0
     assert "stop_gradient: without collapses" in capsys.readouterr().out
 
 
@@ -122,7 +123,7 @@ def test_lines_of_several_data_sets_are_not_mixed(tmp_path: Path, capsys: Any) -
         "reproduced",
         "contradicted",
     ]
-    assert results.main(["claims", "--data", "images@1", "--results", str(tmp_path)]) == 0
+    assert results_main.main(["claims", "--data", "images@1", "--results", str(tmp_path)]) == 0
     assert "3 of 3 seeds collapsed" in capsys.readouterr().out
     assert set(results.load("stop_gradient", data="images@1", root=tmp_path).outcome) == {"collapsed"}
     assert set(results.curves("stop_gradient", root=tmp_path).data) == {"digits@0", "images@1"}
@@ -136,7 +137,7 @@ def test_lines_of_another_version_of_a_recipe_are_left_out(
     monkeypatch.setitem(tables.recipes.RECIPES, "digits", {**tables.recipes.RECIPES["digits"], "base_lr": 0.25})
     with pytest.warns(UserWarning, match="6 lines of stop_gradient left out: another version of the recipe"):
         assert results.load("stop_gradient", root=tmp_path).empty
-    assert results.main(["claims", "--results", str(tmp_path)]) == 0
+    assert results_main.main(["claims", "--results", str(tmp_path)]) == 0
     assert "6 lines of stop_gradient left out" in capsys.readouterr().err
 
 

@@ -1,0 +1,75 @@
+"""Which lines of a results file are of the Configs that today's tables and recipes give."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ablations import table as tables
+from ablations.table import UNKNOWN, Encoder, Encoders
+from simsiam import config as configs
+
+Lines = Sequence[Mapping[Any, Any]]
+
+KEY = ["row", "recipe", "overrides", "data", "seed", "fingerprint"]
+COLUMNS = [*KEY, "encoder_from", "encoder", "backbone", "stem", "width"]  # with what a row starts from
+
+_ENOUGH = 1 << 40  # training pictures: whether there are too few changes no Config
+
+
+def mask(table: str, lines: Lines) -> list[bool]:
+    """Whether each line is of the Config that today's table, row and recipe give. Warns of those that are not."""
+    planned: dict[tuple[Any, ...], dict[tuple[str, int], str]] = {}
+    for kind in {_kind(line) for line in lines}:
+        recipe, overrides, data, _ = kind
+        try:
+            trials = tables.plan(
+                tables.get(table),
+                recipe=recipe,
+                data=data,
+                train_images=_ENOUGH,
+                overrides=_fields(overrides),
+                seeds=sorted({line["seed"] for line in lines}),
+                encoders=_starts([line for line in lines if _kind(line) == kind]),
+            )
+        except ValueError:  # a recipe, or a field, that there is no more
+            trials = []
+        planned[kind] = {(each.row.name, each.config.seed): each.fingerprint for each in trials}
+    today = [planned[_kind(line)].get((line["row"], line["seed"])) == line["fingerprint"] for line in lines]
+    if others := today.count(False):
+        warnings.warn(
+            f"{others} line{'s' * (others > 1)} of {table} left out: another version of the recipe, the table or the "
+            "row made them. Run its command again.",
+            stacklevel=3,
+        )
+    return today
+
+
+def canonical(overrides: str) -> str:
+    """Overrides in the order in which they stand in a file; as they are if they are none."""
+    try:
+        return configs.canonical(_fields(overrides))
+    except ValueError:
+        return overrides
+
+
+def _kind(line: Mapping[Any, Any]) -> tuple[Any, ...]:
+    """Lines of one kind are rows and seeds of one plan."""
+    return (*(line[name] for name in ("recipe", "overrides", "data")), line.get("encoder_from"))
+
+
+def _starts(lines: Lines) -> Encoders:
+    """What the rows of these lines, all of one kind, start from: an encoder for each seed."""
+    by_seed = {line["seed"]: line for line in [*lines, *(line for line in lines if line.get("encoder"))]}
+
+    def start(kind: str, fields: Mapping[str, Any]) -> Encoder:
+        line = by_seed.get(fields["seed"], lines[0])
+        network = {name: line[name] for name in ("backbone", "stem", "width")}
+        return Encoder(digest=line.get("encoder") or UNKNOWN, network=network, origin=line.get("encoder_from") or "")
+
+    return start
+
+
+def _fields(overrides: str) -> dict[str, Any]:
+    return {name: configs.parse(name, value) for name, _, value in (text.partition("=") for text in overrides.split())}

@@ -1,0 +1,148 @@
+"""Train and publish a recipe's tables: python -m benchmarks.publish digits --jobs 2
+
+It goes on from what is published and from what is half done, and publishes after each table: interrupt it at any time.
+Another person's run, from an empty folder and with other seeds, is compared with it:
+
+    python -m benchmarks.publish digits --first-seed 5 --results /tmp/again --into /tmp/again/published
+    python -m ablations.results compare results/published/digits /tmp/again/published
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablations import options, published, report, request, results, run
+from ablations.columns import Result
+from ablations.store import Store
+from ablations.table import Trial, UserError
+from ablations.terminal import say
+from simsiam.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "results" / "published"
+_TIME_LIMIT = 75  # run.py's exit code
+_SHORTEST = 0.5  # minutes: a run that is begun with less comes to nothing
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is published of one table: so many seeds of these rows; of all where there are none."""
+
+    table: str
+    seeds: int = 5
+    rows: tuple[str, ...] = ()
+
+    def command(self, args: argparse.Namespace) -> list[str]:
+        """The command line of run.py that trains it."""
+        seeds = f"{args.first_seed}-{args.first_seed + self.seeds - 1}"
+        command = ["--table", self.table, "--recipe", args.recipe, "--seeds", seeds, "--results", args.results]
+        command += ["--launcher", "local", "--jobs", str(args.jobs), "--pictures"]
+        command += ["--rows", ",".join(self.rows)] if self.rows else []
+        return command + (["--data", args.data] if args.data else [])
+
+
+_LENGTHS = tuple(f"{method}_{n}x" for method in ("simclr", "moco", "byol", "swav", "simsiam") for n in (1, 2))
+
+# Recipe -> its parts, the most telling first.
+PARTS = {
+    "digits": (
+        *map(Part, ("stop_gradient", "predictor", "batch_norm", "symmetrization", "similarity", "batch_size")),
+        *map(Part, ("output_dim", "expectation", "alternation", "bn_group")),
+        Part("methods", seeds=3, rows=_LENGTHS),
+        *map(Part, ("relations", "augmentation", "depth", "epochs")),
+    ),
+    "cifar10_short": tuple(
+        Part(table, seeds=3)
+        for table in ("stop_gradient", "predictor", "batch_norm", "symmetrization", "similarity", "cifar_methods")
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: run.py's worst."""
+    args = _parser().parse_args(argv)
+    store, into = Store.at(args.results), Store.at(args.into or PUBLISHED / args.recipe)
+    until = None if args.time_limit is None else time.monotonic() + 60 * args.time_limit
+    try:
+        say(f"{published.unpack(into, store)} trials taken from {into.folder}.")
+        for part in PARTS[args.recipe]:
+            left = None if until is None else (until - time.monotonic()) / 60
+            if left is not None and left < _SHORTEST:
+                return _TIME_LIMIT
+            code = run.main([*part.command(args), *([] if left is None else ["--time-limit", f"{left:.2f}"])])
+            _publish(args, store, into)
+            if code:
+                return code
+    except UserError as error:
+        say(f"error: {error}", error=True)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__.partition("\n")[0])
+    parser.add_argument("recipe", choices=sorted(PARTS))
+    parser.add_argument("--first-seed", type=int, default=0, help="of the seeds of each table (default: 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once (default: 1)")
+    parser.add_argument("--data", help="as of run.py")
+    parser.add_argument("--results", default=str(ROOT / "results"), help="where it trains (default: results/)")
+    parser.add_argument("--into", help="where it publishes (default: results/published/RECIPE)")
+    parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="end by then, with exit code 75")
+    return parser
+
+
+def _publish(args: argparse.Namespace, store: Store, into: Store) -> None:
+    """Write what is done by now, with a page on how it was made."""
+    trials = list(_trials(args))
+    lines = published.pack(trials, store, into)
+    for outcome in ("finished", "collapsed"):
+        first = next((line for line in lines if line["outcome"] == outcome), None)
+        if first:
+            published.copy_pictures(first["fingerprint"], store, into)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of rows that are not trained yet
+        claims = report.claims(results.claims(args.recipe, root=into.folder.uri))
+    into.folder.write("README.md", (_page(args, trials, lines) + "\n" + claims + "\n").encode())
+
+
+def _trials(args: argparse.Namespace) -> Iterable[Trial]:
+    for part in PARTS[args.recipe]:
+        asked = options.parser().parse_args(part.command(args))
+        (seeds,) = options.looks(asked)
+        yield from request.read(asked).trials(seeds)
+
+
+def _page(args: argparse.Namespace, trials: Sequence[Trial], lines: Sequence[Result]) -> str:
+    """What was trained, by what, and what it took."""
+    asked = Counter(trial.table.name for trial in trials)
+    there = Counter(line["table"] for line in lines)
+    cells = [("table", "rows x seeds", "done")] + [(name, str(n), str(there[name])) for name, n in asked.items()]
+    done = {line["fingerprint"]: line for line in lines if line["wall_seconds"] is not None}.values()
+    command = f"python -m benchmarks.publish {args.recipe}"
+    command += f" --first-seed {args.first_seed}" if args.first_seed else ""
+    hours = sum(line["device_seconds"] for line in done) / 3600
+    first, last = (f"{when(line['ended'] for line in done):%Y-%m-%d}" for when in (min, max))
+    made = [(name, sorted({str(line[name]) for line in done})) for name in ("device", "torch", "version", "data")]
+    by_method = {line["method"]: line["sources"] for line in done}
+    return "\n".join(
+        [
+            f"# {args.recipe}\n",
+            f"Made by `{command}`: {len(done)} trainings, {hours:.1f} hours of a CPU core or GPU, {first} to {last}.",
+            "`results.load`, `results.curves` and `python -m ablations.results` read this folder.\n",
+            report.aligned(cells),
+            "",
+            *(f"- {name}: {', '.join(values)}" for name, values in made),
+            f"- sources: {', '.join(f'{name} {by_method[name]}' for name in METHODS if name in by_method)}\n",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

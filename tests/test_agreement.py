@@ -1,0 +1,121 @@
+"""Two runs of the same tables: Welch's interval against scipy's, and what is said of rows and claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_store import a_result, plan
+
+from ablations import agreement, results
+from ablations.agreement import AGREE, CONTRARY, DIFFER, OPEN, SAME, TOO_FEW
+from ablations.results import __main__ as results_main
+from ablations.store import Store
+from simsiam.config import fingerprint
+
+ONE, OTHER = [90.0, 91.5, 93.0, 92.0, 91.0], [92.0, 95.0, 94.0, 96.5, 93.0]
+
+
+def lines(values: list[float | None], first_seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
+    """Of one row: kNN by seed; None is a collapsed seed's with no number."""
+    return [
+        {
+            **{"table": "stop_gradient", "row": "with", "seed": seed, "fingerprint": f"{seed}", "test_images": 360},
+            **{"outcome": "finished", "loss": -0.9, "linear_top1": 95.0, "knn_top1": value},
+            **changes,
+        }
+        for seed, value in enumerate(values, first_seed)
+    ]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+def test_welch_is_scipys(alpha: float) -> None:
+    found = agreement.welch(ONE, OTHER, alpha)
+    theirs = stats.ttest_ind(ONE, OTHER, equal_var=False).confidence_interval(1 - alpha)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_welch_keeps_its_error_rate() -> None:
+    """Of runs that are alike, seeds shared or not, at most as many differ as the level says."""
+    generator = np.random.default_rng(0)
+    for shared in (0.0, 0.7):
+        missed = 0
+        for _ in range(400):
+            common = generator.normal(size=5) * shared
+            pair = [(common + generator.normal(size=5)).tolist() for _ in range(2)]
+            found = agreement.welch(*pair, 0.1)
+            assert found is not None
+            missed += not found.low <= 0 <= found.high
+        assert missed <= 60  # 40 are expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "says"),
+    [
+        (lines(list(ONE)), lines(list(ONE), 5), AGREE),
+        (lines(list(ONE)), lines([value - 20 for value in ONE], 5), DIFFER),
+        (lines([90.0] * 5), lines([90.2] * 5, 5), AGREE),  # less than one test picture, by seeds that agree by chance
+        (lines([90.0]), lines([91.0], 5), TOO_FEW),
+        (lines(list(ONE)), lines(list(ONE), 5, outcome="collapsed"), DIFFER),
+        (lines([None] * 5, outcome="diverged"), lines([None] * 5, 5, outcome="diverged"), AGREE),
+        (lines([None] * 5, outcome="infeasible"), lines([None] * 5, 5, outcome="infeasible"), AGREE),
+    ],
+)
+def test_a_row_agrees_or_differs(one: list[dict[str, Any]], other: list[dict[str, Any]], says: str) -> None:
+    (row,) = agreement.rows(one, other)
+    assert row.says == says
+    assert row.shared == 0
+
+
+def test_rows_share_the_error_rate_and_name_what_is_the_same_training() -> None:
+    one = [{**line, "row": row} for row in ("with", "without") for line in lines(list(ONE))]
+    both = agreement.rows(one, one)
+    assert [row.shared for row in both] == [5, 5]
+    (alone,) = agreement.rows(one[:5], one[:5])
+    assert both[0].difference is not None
+    assert alone.difference is not None
+    assert both[0].difference.half > alone.difference.half
+
+
+def published(place: Path, knn: dict[str, list[float]], first_seed: int = 0) -> Path:
+    """A results folder of stop_gradient: row -> kNN by seed; below 50 is collapsed."""
+    store = Store.at(place)
+    trials = plan(seeds=range(first_seed, first_seed + 5))
+    for trial in trials:
+        value = knn[trial.row.name][trial.config.seed - first_seed]
+        result = a_result(
+            trial.config, knn_top1=value, knn_top1_init=40.0, outcome="finished" if value > 50 else "collapsed"
+        )
+        assert result["fingerprint"] == fingerprint(trial.config)
+        store.write(result, [{"epoch": 1, "loss": -0.5}])
+    store.rebuild(trials)
+    return place
+
+
+def test_the_command_compares_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = published(tmp_path / "one", {"with": list(ONE), "without": [20.0, 22, 21, 19, 20]})
+    again = published(tmp_path / "again", {"with": list(OTHER), "without": [21.0, 20, 19, 22, 20]}, first_seed=5)
+    assert results_main.main(["compare", str(one), str(again)]) == 0
+    told = capsys.readouterr().out
+    assert "2 rows: 2 agree." in told
+    assert "3 claims: 3 same." in told
+    assert results_main.main(["compare", str(one), str(one)]) == 0
+    assert "10 trainings are in both" in capsys.readouterr().out
+    other = published(tmp_path / "other", {"with": list(OTHER), "without": [90.0, 92, 91, 93, 89]})
+    assert results_main.main(["compare", str(one), str(other)]) == 1
+    assert "2 rows: 1 agree, 1 differ." in capsys.readouterr().out
+    rows, claims = results.agreement(one, other)
+    assert [row.says for row in rows] == [AGREE, DIFFER]
+    assert [claim.says for claim in claims] == [SAME, CONTRARY, CONTRARY]
+    mixed = published(tmp_path / "mixed", {"with": list(OTHER), "without": [90.0, 92, 20, 21, 22]})
+    assert OPEN in [claim.says for claim in results.agreement(one, mixed)[1]]
+
+
+def test_the_command_says_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = published(tmp_path / "one", {"with": list(ONE), "without": list(ONE)})
+    assert results_main.main(["compare", str(one), str(tmp_path / "none")]) == 2
+    assert "has no results of recipe digits" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""What is published, and that a run goes on from it: a tiny recipe, published as the digits are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import tiny
+from test_store import finish, plan
+
+from ablations import provenance, published, results
+from ablations.store import Store
+from benchmarks import publish
+from simsiam.recipes import DIGITS, RECIPES
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe `tiny` of one published table, two seeds; nothing is trained yet."""
+    monkeypatch.setitem(RECIPES, "tiny", {**DIGITS, **tiny.FIELDS})
+    monkeypatch.setitem(publish.PARTS, "tiny", (publish.Part("stop_gradient", seeds=2),))
+    return tmp_path
+
+
+def published_in(place: Path, *options: str, results: str = "work") -> int:
+    return publish.main(["tiny", "--results", str(place / results), "--into", str(place / "published"), *options])
+
+
+def test_it_trains_and_publishes_and_goes_on_from_what_is_published(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert published_in(place) == 0
+    work, into = place / "work", place / "published"
+    asked = {"recipe": "tiny", "overrides": ""}
+    for name in ("load", "curves"):
+        one, other = (getattr(results, name)("stop_gradient", root=root, **asked) for root in (work, into))
+        besides = ["z_singular_values"] if name == "curves" else []
+        pd.testing.assert_frame_equal(one.drop(columns=besides), other.drop(columns=besides))
+    assert {file.name for file in (into / "curves").iterdir()} == {"stop_gradient.parquet"}
+    shown = results.load("stop_gradient", root=into, **asked).drop_duplicates("outcome").fingerprint
+    assert {file.stem for file in (into / "pictures").iterdir()} == set(shown)
+    page = (into / "README.md").read_text()
+    assert "4 trainings" in page
+    assert "python -m benchmarks.publish tiny" in page
+    assert "stop_gradient: with does not collapse" in page
+    capsys.readouterr()
+    assert published_in(place, results="fresh") == 0
+    told = capsys.readouterr().out
+    assert "4 trials taken" in told
+    assert "4 done. Now: 0." in told
+    one, other = (results.load("stop_gradient", root=place / name, **asked) for name in ("work", "fresh"))
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_other_seeds_are_published_elsewhere(place: Path) -> None:
+    assert published_in(place, "--first-seed", "5") == 0
+    frame = results.load("stop_gradient", recipe="tiny", root=place / "published")
+    assert set(frame.seed) == {5, 6}
+    assert "--first-seed 5" in (place / "published" / "README.md").read_text()
+
+
+def test_the_time_limit_ends_it_with_its_exit_code(place: Path) -> None:
+    assert published_in(place, "--time-limit", "0.1") == 75
+    assert not (place / "published").exists()
+
+
+def test_what_is_stale_or_has_failed_is_neither_published_nor_taken(tmp_path: Path) -> None:
+    store, into = Store.at(tmp_path / "work"), Store.at(tmp_path / "published")
+    good, stale, failed = (plan(rows=["with"], seeds=[seed])[0] for seed in range(3))
+    finish(store, [good])
+    finish(store, [stale], sources="0" * 16)
+    store.fail(failed.config, "no reason")
+    store.rebuild([good, stale, failed])
+    assert [line["fingerprint"] for line in published.pack([good, stale, failed], store, into)] == [good.fingerprint]
+    assert [line["seed"] for line in into.table("stop_gradient")] == [0]
+    fresh = Store.at(tmp_path / "fresh")
+    assert published.unpack(into, fresh) == 1
+    assert published.unpack(into, fresh) == 0
+    assert fresh.states([good.fingerprint]) == {good.fingerprint: "done"}
+    assert fresh.curve(good.fingerprint) is not None
+    (line,) = into.table("stop_gradient")
+    assert not provenance.is_stale(line)
+    assert provenance.is_stale({**line, "sources": "0" * 16})
+
+
+def test_a_row_that_can_never_start_is_published_with_its_reason(tmp_path: Path) -> None:
+    store, into = Store.at(tmp_path / "work"), Store.at(tmp_path / "published")
+    (trial,) = plan("batch_size", rows=["4096"])
+    assert trial.infeasible
+    store.rebuild([trial])
+    (line,) = published.pack([trial], store, into)
+    assert line["outcome"] == "infeasible"
+    assert published.unpack(into, Store.at(tmp_path / "fresh")) == 0
+
+
+def test_every_part_is_of_a_known_table_and_its_rows() -> None:
+    for recipe, parts in publish.PARTS.items():
+        assert recipe in RECIPES
+        for part in parts:
+            asked = {"rows": part.rows} if part.rows else {}
+            assert plan(part.table, recipe=recipe, train_images=50_000, **asked)
