@@ -5,6 +5,8 @@ Another person's run, from an empty folder and with other seeds, is compared wit
 
     python -m benchmarks.publish digits --first-seed 5 --results /tmp/again --into /tmp/again/published
     python -m ablations.results compare results/published/digits /tmp/again/published
+
+Without a recipe it prints the README's table: the paper's claims, and what each published recipe says of them.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations import options, published, report, request, results, run
+from ablations import options, provenance, published, report, request, results, run
+from ablations import table as tables
 from ablations.columns import Result
 from ablations.store import Store
-from ablations.table import Trial, UserError
+from ablations.table import Claim, Trial, UserError
 from ablations.terminal import say
+from ablations.verdict import Verdict
 from simsiam.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +72,9 @@ PARTS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: run.py's worst."""
     args = _parser().parse_args(argv)
+    if args.recipe is None:
+        say(claims(PUBLISHED))
+        return 0
     store, into = Store.at(args.results), Store.at(args.into or PUBLISHED / args.recipe)
     until = None if args.time_limit is None else time.monotonic() + 60 * args.time_limit
     try:
@@ -88,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__.partition("\n")[0])
-    parser.add_argument("recipe", choices=sorted(PARTS))
+    parser.add_argument("recipe", nargs="?", choices=sorted(PARTS), help="none: print the README's table of claims")
     parser.add_argument("--first-seed", type=int, default=0, help="of the seeds of each table (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once (default: 1)")
     parser.add_argument("--data", help="as of run.py")
@@ -96,6 +103,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--into", help="where it publishes (default: results/published/RECIPE)")
     parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="end by then, with exit code 75")
     return parser
+
+
+def claims(place: Path) -> str:
+    """The paper's claims as a Markdown table, a column for each recipe that is published in `place`."""
+    columns: dict[str, dict[tuple[str, Claim], str]] = {}
+    for recipe in (recipe for recipe in PARTS if (place / recipe).is_dir()):
+        store = Store.at(place / recipe)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of rows that are not trained yet
+            found = results.claims(recipe, root=place / recipe)
+        columns[recipe] = {(table.name, each.claim): _says(each, store.table(table.name)) for table, each in found}
+    judged = {key for column in columns.values() for key in column}
+    cells = [("section", "the paper's claim", *columns)]
+    for table in map(tables.get, tables.names()):
+        for claim in table.claims:
+            if (key := (table.name, claim)) in judged:
+                says = (column.get(key, "not run") for column in columns.values())
+                cells.append((claim.section, f"{table.name}: {claim}", *says))
+    return report.aligned(cells)
+
+
+def _says(verdict: Verdict, lines: Sequence[Result]) -> str:
+    """A verdict with its seeds and the smallest difference that they could have shown, points."""
+    if not verdict.n:
+        return verdict.evidence
+    shows = "" if verdict.shows is None else f", ±{verdict.shows:.1f}"
+    stale = any(provenance.is_stale(line) for line in lines if line["row"] in verdict.claim.rows)
+    return f"{verdict.verdict} ({verdict.n} seed{'s' * (verdict.n > 1)}{shows}){', stale' * stale}"
 
 
 def _publish(args: argparse.Namespace, store: Store, into: Store) -> None:
