@@ -90,7 +90,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ablations import report
+    from ablations import printed
     from ablations.store import Store
 
     store = Store.at(requests.results_place(args.results))
@@ -102,7 +102,7 @@ def _run(args: argparse.Namespace) -> int:
         store.folder.check_readable()
         trials = request.trials(looks[-1])
         todo = _todo(trials, store, args.rerun)
-        say(report.plan(trials, todo, store, where=request.where))
+        say(printed.plan(trials, todo, store, where=request.where))
         return 0
     if not tables.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
@@ -129,14 +129,14 @@ def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[
 
     Returns the verdicts, and the fingerprints that the time limit has left.
     """
-    from ablations import report, verdict
+    from ablations import printed, verdict
 
     rows: dict[str, list[str]] | None = None
     found: dict[tuple[str, Claim], Verdict] = {}
     for seeds in looks:
         trials = request.trials(seeds, rows)
         todo = _todo(trials, store, request.args.rerun)
-        say(report.plan(trials, todo, store, where=request.where))
+        say(printed.plan(trials, todo, store, where=request.where))
         left = _train_missing(request, trials, todo, store)
         rows, every_row = {}, request.every_row(seeds)
         for table in request.tables:
@@ -254,12 +254,12 @@ def _conclude(
     request: Request, trials: list[Trial], verdicts: list[tuple[Table, Verdict]], store: Store, left: set[str]
 ) -> int:
     """Print the tables, the verdicts and the place of the results -> the exit code."""
-    from ablations import report
+    from ablations import printed
 
     for table in request.tables:
-        say("\n" + report.results(table, _lines(trials, table, store)))
+        say("\n" + printed.results(table, _lines(trials, table, store)))
     if verdicts and request.judges:
-        say("\n" + report.claims(verdicts, overrides=configs.canonical(request.overrides)))
+        say("\n" + printed.claims(verdicts, overrides=configs.canonical(request.overrides)))
     ended = tables.distinct(trials).keys() - left
     failures = store.failures(sorted(ended))
     for failure in failures:

@@ -42,21 +42,39 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """The difference of two rows, `better` minus `worse`, over the seeds that both have."""
+
+    better: str
+    worse: str
+    interval: Interval
+
+    def __str__(self) -> str:
+        return f"{self.better} - {self.worse} = {self.interval.mean:+.2f} ± {self.interval.half:.2f}"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What our runs say of a claim, and why in words.
 
     Args:
         n: seeds that all of the claim's rows share.
-        shows: the smallest difference that this n could have told from none, in the claim's unit; None without one.
         open: whether more seeds could decide it.
+        differences: that the claim puts within `region(claim)`, with intervals that hold together; none of a claim on
+            outcomes.
     """
 
     claim: Claim
     verdict: str
     evidence: str
     n: int
-    shows: float | None = None
     open: bool = False
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def shows(self) -> float | None:
+        """The smallest difference that this n could have told from none, in the claim's unit; None without one."""
+        return max((each.interval.half for each in self.differences), default=None)
 
 
 def interval(values: Sequence[float], alpha: float = ALPHA, *, resolution: float = 0.0) -> Interval:
@@ -128,30 +146,28 @@ def _judge_outcomes(claim: Claim, seeds: Mapping[int, Line]) -> Verdict:
 def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -> Verdict:
     if diverged := _judge_divergence(claim, rows):
         return diverged
-    pairs, (low, high) = _comparisons(claim)
-    found: list[Interval] = []
+    pairs, (low, high) = _pairs(claim), region(claim)
+    found: list[Difference] = []
     for better, worse in pairs:
         values = _paired(rows[better], rows[worse], claim.kind)
         if len(values) < 2:
             evidence = f"{better} and {worse} have {len(values)} seeds in common: too few for an interval"
             return Verdict(claim, UNDECIDED, evidence, len(values), open=True)
         step = 0.0 if claim.kind == UNSTABLE else resolution(rows[better].values())
-        found.append(interval(values, alpha / len(pairs), resolution=step))
-    n = min(each.n for each in found)
-    shows = max(each.half for each in found)
-    evidence = "; ".join(
-        f"{better} - {worse} = {each.mean:+.2f} ± {each.half:.2f}"
-        for (better, worse), each in zip(pairs, found, strict=True)
-    )
+        found.append(Difference(better, worse, interval(values, alpha / len(pairs), resolution=step)))
+    intervals = [each.interval for each in found]
+    n = min(each.n for each in intervals)
+    evidence, differences = "; ".join(map(str, found)), tuple(found)
     if claim.kind in (WORSE, WITHIN):
         best = max({row for pair in pairs for row in pair}, key=lambda row: _room(rows[row]))
         if (room := _room(rows[best])) < claim.margin:
-            return Verdict(claim, UNDECIDED, f"no room: training gives {best} {room:.1f} points", n, shows)
-    if all(low < each.low and each.high < high for each in found):
-        return Verdict(claim, REPRODUCED, evidence, n, shows)
-    if any(each.high < low or high < each.low for each in found):
-        return Verdict(claim, CONTRADICTED, evidence, n, shows)
-    return Verdict(claim, UNDECIDED, evidence, n, shows, open=True)
+            evidence = f"no room: training gives {best} {room:.1f} points"
+            return Verdict(claim, UNDECIDED, evidence, n, differences=differences)
+    if all(low < each.low and each.high < high for each in intervals):
+        return Verdict(claim, REPRODUCED, evidence, n, differences=differences)
+    if any(each.high < low or high < each.low for each in intervals):
+        return Verdict(claim, CONTRADICTED, evidence, n, differences=differences)
+    return Verdict(claim, UNDECIDED, evidence, n, open=True, differences=differences)
 
 
 def _judge_divergence(claim: Claim, rows: Mapping[str, Mapping[int, Line]]) -> Verdict | None:
@@ -175,15 +191,23 @@ def resolution(lines: Iterable[Line]) -> float:
     return max((100 / line["test_images"] for line in lines if line.get("test_images")), default=0.0)
 
 
-def _comparisons(claim: Claim) -> tuple[list[tuple[str, str]], tuple[float, float]]:
-    """The differences (first minus second) that a claim is about, and the open region that it puts each in."""
+def _pairs(claim: Claim) -> list[tuple[str, str]]:
+    """The differences, first minus second, that a claim is about."""
     if claim.kind == WORSE:
-        return [(claim.rows[1], claim.rows[0])], (claim.margin, math.inf)
+        return [(claim.rows[1], claim.rows[0])]
     if claim.kind == WITHIN:
-        return list(itertools.combinations(claim.rows, 2)), (-claim.margin, claim.margin)
+        return list(itertools.combinations(claim.rows, 2))
     if claim.kind == ORDERING:
-        return list(itertools.pairwise(claim.rows)), (0.0, math.inf)
-    return [(claim.rows[0], claim.rows[1])], (math.log2(ROUGHER), math.inf)  # unstable
+        return list(itertools.pairwise(claim.rows))
+    return [(claim.rows[0], claim.rows[1])]  # unstable
+
+
+def region(claim: Claim) -> tuple[float, float]:
+    """The open region that a claim puts its differences in: points of kNN top-1, or log2 of the loss's roughness."""
+    if claim.kind == WITHIN:
+        return -claim.margin, claim.margin
+    low = {WORSE: claim.margin, ORDERING: 0.0, UNSTABLE: math.log2(ROUGHER)}[claim.kind]
+    return low, math.inf
 
 
 def _paired(one: Mapping[int, Line], other: Mapping[int, Line], kind: str) -> list[float]:

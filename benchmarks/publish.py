@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations import options, provenance, published, report, request, results, run
+from ablations import options, printed, provenance, published, request, results, run
 from ablations import table as tables
 from ablations.columns import Result
 from ablations.store import Store
@@ -121,7 +121,7 @@ def claims(place: Path) -> str:
             if (key := (table.name, claim)) in judged:
                 says = (column.get(key, "not run") for column in columns.values())
                 cells.append((claim.section, f"{table.name}: {claim}", *says))
-    return report.aligned(cells)
+    return printed.aligned(cells)
 
 
 def _says(verdict: Verdict, lines: Sequence[Result]) -> str:
@@ -143,7 +143,7 @@ def _publish(args: argparse.Namespace, store: Store, into: Store) -> None:
             published.copy_pictures(first["fingerprint"], store, into)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of rows that are not trained yet
-        claims = report.claims(results.claims(args.recipe, root=into.folder.uri))
+        claims = printed.claims(results.claims(args.recipe, root=into.folder.uri))
     into.folder.write("README.md", (_page(args, trials, lines) + "\n" + claims + "\n").encode())
 
 
@@ -171,7 +171,7 @@ def _page(args: argparse.Namespace, trials: Sequence[Trial], lines: Sequence[Res
             f"# {args.recipe}\n",
             f"Made by `{command}`: {len(done)} trainings, {hours:.1f} hours of a CPU core or GPU, {first} to {last}.",
             "`results.load`, `results.curves` and `python -m ablations.results` read this folder.\n",
-            report.aligned(cells),
+            printed.aligned(cells),
             "",
             *(f"- {name}: {', '.join(values)}" for name, values in made),
             f"- sources: {', '.join(f'{name} {by_method[name]}' for name in METHODS if name in by_method)}\n",

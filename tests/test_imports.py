@@ -17,7 +17,7 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 # What each room of ablations/ may import of ablations/; a room not named here may import nothing of it.
 ARROWS = {
     "run": {
-        *("options", "request", "table", "store", "rebuild", "progress", "report", "verdict", "terminal"),
+        *("options", "request", "table", "store", "rebuild", "progress", "printed", "verdict", "terminal"),
         *("data_check", "encoders"),
         *("launch", "launch_local", "launch_jobs"),
     },
@@ -50,11 +50,11 @@ ARROWS = {
         "terminal",
     },
     "progress": {"table", "terminal"},
-    "report": {"agreement", "estimate", "progress", "provenance", "store", "table", "verdict"},
+    "printed": {"agreement", "estimate", "progress", "provenance", "store", "table", "verdict"},
     "estimate": {"columns", "provenance", "store", "table"},
     "submit": {"options", "terminal"},
     "results": {
-        *("results", "terminal", "provenance", "report", "store", "columns", "encoders", "table", "verdict"),
+        *("results", "terminal", "provenance", "printed", "store", "columns", "encoders", "table", "verdict"),
         *("agreement", "todays"),
     },
     "todays": {"table"},

@@ -58,7 +58,7 @@ def serve() -> None:
     """Fork a child for each line of standard input, and answer with its exit code, or minus the signal it died of."""
     import sklearn.datasets  # noqa: F401
 
-    from ablations import launch_local, progress, provenance, report, run, verdict  # noqa: F401
+    from ablations import launch_local, printed, progress, provenance, run, verdict  # noqa: F401
 
     provenance.sources()  # kept from here on: whoever edits the sources meanwhile changes no fingerprint
     for line in sys.stdin:

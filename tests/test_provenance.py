@@ -149,7 +149,7 @@ def test_code_that_all_methods_reach_makes_all_results_stale(name: str, copied: 
         ("simsiam/recipes.py", []),
         ("simsiam/data/parquet.py", []),
         ("simsiam/data/new.py", []),
-        ("ablations/report.py", []),
+        ("ablations/printed.py", []),
     ],
 )
 def test_a_method_a_recipe_or_a_layout_of_data_makes_no_other_result_stale(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablations import agreement as agreements
-from ablations import encoders, provenance, report, todays, verdict
+from ablations import encoders, printed, provenance, todays, verdict
 from ablations import table as tables
 from ablations.agreement import Agreement, ClaimTwice
 from ablations.columns import COLUMNS, CURVE, Columns, Result
@@ -215,7 +215,7 @@ def diff(one: str, other: str, *, root: Root = None) -> str:
     differing = configs.difference(*({name: trial[name] for name in configs.FIELDS} for trial in trials))
     cells: list[tuple[str, ...]] = [("", one, other)]
     cells += [(name, *(_text(trial[name]) for trial in trials)) for name in (*differing, *numbers)]
-    return report.aligned(cells)
+    return printed.aligned(cells)
 
 
 def _store(root: Root) -> Store:

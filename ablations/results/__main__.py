@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from ablations import report, results, todays
+from ablations import printed, results, todays
 from ablations.agreement import CONTRARY, DIFFER
 from ablations.table import UserError
 from ablations.terminal import say
@@ -63,13 +63,13 @@ def _claims(args: argparse.Namespace) -> int:
         names=args.tables or None,
         root=args.results,
     )
-    say(report.claims(found, overrides=todays.canonical(args.overrides)))
+    say(printed.claims(found, overrides=todays.canonical(args.overrides)))
     return 0
 
 
 def _compare(args: argparse.Namespace) -> int:
     rows, claims = results.agreement(*args.places, recipe=args.recipe, overrides=args.overrides, data=args.data)
-    say(report.agreement(rows, claims))
+    say(printed.agreement(rows, claims))
     return int(any(row.says == DIFFER for row in rows) or any(claim.says == CONTRARY for claim in claims))
 
 

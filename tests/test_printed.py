@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ablations import progress, provenance, report
+from ablations import printed, progress, provenance
 from ablations import table as tables
 
 
@@ -28,7 +28,7 @@ def test_a_table_reads_like_the_papers() -> None:
         line("without", outcome="collapsed", linear_top1=10.0, wall_seconds=3700.0),
         line("without", outcome="failed", message="it broke", linear_top1=math.nan),
     ]
-    text = report.results(tables.get("stop_gradient"), lines)
+    text = printed.results(tables.get("stop_gradient"), lines)
     rows = {
         cells[1]: cells[2:-1]
         for cells in ([c.strip() for c in row.split("|")] for row in text.split("\n"))
@@ -44,7 +44,7 @@ def test_a_table_reads_like_the_papers() -> None:
 
 def test_a_published_number_stands_beside_the_papers_where_there_is_one() -> None:
     told = {"reference": 90.4, "reference_of": "kNN, best epoch", "reference_source": "somebody"}
-    text = report.results(tables.get("stop_gradient"), [line("with", **told), line("without")])
+    text = printed.results(tables.get("stop_gradient"), [line("with", **told), line("without")])
     rows = [[cell.strip() for cell in each.split("|")[1:4]] for each in text.split("\n") if each.startswith("| ")]
     assert rows == [["row", "paper", "reference"], ["with", "67.7", "90.4"], ["without", "0.1", "-"]]
     assert "Reference: somebody; kNN, best epoch." in text
