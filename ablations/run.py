@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -265,10 +266,23 @@ def _conclude(
     for failure in failures:
         say(f"Failed: {failure['fingerprint']}: {failure['message']}")
     say(f"\nResults: {store.folder}: {', '.join(f'{table.name}.parquet' for table in request.tables)}")
+    _write_page(store)
     if left:
         say(f"The time limit has come before {len(left)} trainings. The same command goes on from here.")
         return _TIME_LIMIT
     return 1 if failures else 0
+
+
+def _write_page(store: Store) -> None:
+    """The page of all results, where what it needs is installed; it is no reason for a run to fail."""
+    from ablations import report
+
+    if os.environ.get("SIMSIAM_REPORT") == "0" or not report.installed():
+        return
+    try:
+        say(f"Page: {report.write(store)}")
+    except Exception as error:
+        say(f"The page could not be written ({error}). Try: python ablations/report.py", error=True)
 
 
 if __name__ == "__main__":

@@ -218,16 +218,17 @@ def _paired(one: Mapping[int, Line], other: Mapping[int, Line], kind: str) -> li
         if one[seed]["fingerprint"] == other[seed]["fingerprint"]:
             continue  # overrides have made the rows one training, which says nothing of a difference
         a, b = one[seed][name], other[seed][name]
-        if _number(a) and _number(b) and (kind != UNSTABLE or (a > 0 and b > 0)):
+        if number(a) and number(b) and (kind != UNSTABLE or (a > 0 and b > 0)):
             differences.append(math.log2(a / b) if kind == UNSTABLE else a - b)
     return differences
 
 
 def _room(baseline: Mapping[int, Line]) -> float:
     """What training gives the baseline over the untrained network, points of the metric."""
-    gains = [line[METRIC] - line[UNTRAINED] for line in baseline.values() if _number(line[METRIC])]
+    gains = [line[METRIC] - line[UNTRAINED] for line in baseline.values() if number(line[METRIC])]
     return statistics.fmean(gains)
 
 
-def _number(value: float | None) -> bool:
+def number(value: float | None) -> bool:
+    """Whether it is there and finite."""
     return value is not None and math.isfinite(value)

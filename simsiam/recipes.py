@@ -78,8 +78,8 @@ FLOWERS_TF: dict[str, Any] = IMAGENET | dict(
 
 # Not in the paper: scikit-learn's 8 x 8 digits, minutes on a laptop without a download.
 DIGITS: dict[str, Any] = dict(
-    image_size=16,
-    crop_min_area=0.4,
+    image_size=12,
+    crop_min_area=0.6,
     flip_p=0.0,
     saturation=0.0,
     hue=0.0,
@@ -94,9 +94,10 @@ DIGITS: dict[str, Any] = dict(
     predictor_hidden=64,
     epochs=100,
     batch_size=128,
-    base_lr=0.5,
+    base_lr=0.2,
     weight_decay=1e-3,
     protocol="small",
+    eval_every=4,
 )
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -18,6 +18,9 @@ from simsiam.views import Crop
 # Ray keeps the first mode of a process, whatever Ray it joins after that: all tests have one.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
+# A run writes no page, which takes seconds: that has tests of its own.
+os.environ["SIMSIAM_REPORT"] = "0"
+
 # A busy machine is no failure: hypothesis measures no time.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")

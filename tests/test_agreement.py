@@ -88,7 +88,11 @@ def published(place: Path, knn: dict[str, list[float]], first_seed: int = 0) -> 
     for trial in trials:
         value = knn[trial.row.name][trial.config.seed - first_seed]
         result = a_result(
-            trial.config, knn_top1=value, knn_top1_init=40.0, outcome="finished" if value > 50 else "collapsed"
+            trial.config,
+            knn_top1=value,
+            knn_top1_init=40.0,
+            outcome="finished" if value > 50 else "collapsed",
+            wall_seconds=1.0,
         )
         assert result["fingerprint"] == fingerprint(trial.config)
         store.write(result, [{"epoch": 1, "loss": -0.5}])

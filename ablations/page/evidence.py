@@ -1,0 +1,124 @@
+"""What a results folder holds, as a reader goes through it: stages, their tables, and what is missing and why."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ablations import provenance, todays, verdict
+from ablations import table as tables
+from ablations.columns import COLUMNS, Result
+from ablations.store import Store
+from ablations.table import Row, Table, UserError
+from ablations.verdict import Interval, Verdict, interval, number, resolution
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table on one stage: today's lines of it, and what became of its claims.
+
+    Args:
+        curves: fingerprint -> curve, of the trials that have one.
+        notes: what is not shown and why, a sentence each.
+    """
+
+    table: Table
+    lines: Sequence[Result]
+    verdicts: Sequence[Verdict]
+    curves: Mapping[str, Sequence[Result]]
+    notes: Sequence[str] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """Those that have a line, in the paper's order."""
+        there = {line["row"] for line in self.lines}
+        return [row for row in self.table.rows if row.name in there]
+
+    def of(self, row: Row) -> list[Result]:
+        """The lines of a row, by seed."""
+        return [line for line in self.lines if line["row"] == row.name]
+
+    def mean(self, row: Row, name: str) -> Interval | None:
+        """Of a column over a row's seeds, with its 95 % interval; None where no seed has a number."""
+        lines = self.of(row)
+        values = [line[name] for line in lines if number(line[name])]
+        step = resolution(lines) if name.endswith("top1") else 0.0
+        return interval(values, resolution=step) if values else None
+
+    def stale(self, row: Row) -> bool:
+        """Whether other sources than these have made one of its results."""
+        return any(map(provenance.is_stale, self.of(row)))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Tables of one recipe, with one set of overrides, on one data set: what may be compared."""
+
+    recipe: str
+    overrides: str
+    data: str
+    tables: Sequence[Shown]
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe} --set {self.overrides}" if self.overrides else self.recipe
+
+    @property
+    def slug(self) -> str:
+        """The same as part of a file's name."""
+        return re.sub(r"[^\w.=-]+", "_", f"{self.recipe} {self.overrides}".strip())
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is shown of a results folder; `notes` are of files that cannot be."""
+
+    place: str
+    stages: Sequence[Stage]
+    notes: Sequence[str]
+
+
+def read(store: Store) -> Evidence:
+    """The stages of a results folder, that with the most results first. What cannot be read becomes a note."""
+    notes: list[str] = []
+    found: dict[tuple[str, str, str], list[Shown]] = {}
+    known = tables.names()
+    for name in known:
+        try:
+            lines = [{**dict.fromkeys(COLUMNS), **line} for line in store.table(name)]  # files of before lack some
+        except UserError as error:
+            notes.append(str(error))
+            continue
+        for key in dict.fromkeys(_stage(line) for line in lines):
+            if shown := _shown(name, [line for line in lines if _stage(line) == key], store):
+                found.setdefault(key, []).append(shown)
+    unknown = sorted(file for file in store.table_files() if file.removesuffix(".parquet") not in known)
+    notes += [f"{file} is of no table that this version knows." for file in unknown]
+    stages = [Stage(*key, shown) for key, shown in found.items()]
+    stages.sort(key=lambda stage: -sum(len(shown.lines) for shown in stage.tables))
+    return Evidence(str(store.folder), stages, notes)
+
+
+def _stage(line: Result) -> tuple[str, str, str]:
+    return line["recipe"], line["overrides"], line["data"]
+
+
+def _shown(name: str, lines: list[Result], store: Store) -> Shown | None:
+    """A table with today's lines of one stage; None if there are none."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        lines = [line for line, its in zip(lines, todays.mask(name, lines), strict=True) if its]
+    notes = [str(each.message) for each in told]
+    if not lines:
+        return None
+    table = tables.get(name)
+    try:
+        curves = store.curves(name, [line["fingerprint"] for line in lines])
+    except UserError as error:
+        curves, notes = {}, [*notes, str(error)]
+    trained = [line["fingerprint"] for line in lines if line["outcome"] not in ("failed", "infeasible")]
+    if missing := len(set(trained) - curves.keys()):
+        notes.append(f"No curve is kept of {missing} of {len(set(trained))} trainings.")
+    return Shown(table, lines, verdict.judge(table.claims, lines), curves, notes)

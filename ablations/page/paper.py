@@ -1,0 +1,155 @@
+"""Words and tables for a paper: LaTeX, Markdown and CSV of a table, a methods paragraph, and whom to cite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import pandas as pd
+
+from ablations.columns import Result
+from ablations.page.evidence import Shown, Stage
+from ablations.verdict import Interval
+
+BIBTEX = """\
+@inproceedings{chen2021exploring,
+  title     = {Exploring Simple {Siamese} Representation Learning},
+  author    = {Chen, Xinlei and He, Kaiming},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages     = {15750--15758},
+  year      = {2021}
+}"""
+
+_NUMBERS = {"knn_top1": "kNN top-1, %", "linear_top1": "linear top-1, %"}
+
+
+def frame(shown: Shown) -> pd.DataFrame:
+    """The paper's table with ours beside it: a line a row, the mean of its seeds with its 95 % interval."""
+    lines = []
+    for row in shown.rows:
+        line: Result = {"row": row.name, "paper": row.paper, "seeds": len(shown.of(row))}
+        for name, title in _NUMBERS.items():
+            mean = shown.mean(row, name)
+            line[title] = mean.mean if mean else None
+            line[f"{title} ±"] = mean.half if mean and math.isfinite(mean.half) else None
+        line["outcome"] = outcomes(shown.of(row))
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def outcomes(lines: Sequence[Result]) -> str:
+    """How a row's seeds ended, as `finished`, or `4 finished, 1 collapsed`."""
+    names = [line["outcome"] for line in lines]
+    distinct = dict.fromkeys(names)
+    return ", ".join(name if len(distinct) == 1 else f"{names.count(name)} {name}" for name in distinct)
+
+
+def csv(shown: Shown) -> str:
+    return frame(shown).to_csv(index=False)
+
+
+def markdown(shown: Shown) -> str:
+    cells = _cells(shown)
+    head = ["| " + " | ".join(cells.columns) + " |", "|" + "|".join("---" for _ in cells.columns) + "|"]
+    return "\n".join([*head, *("| " + " | ".join(line) + " |" for line in cells.itertuples(index=False))]) + "\n"
+
+
+def latex(shown: Shown) -> str:
+    """A table for booktabs, with its caption."""
+    cells = _cells(shown).map(_tex)
+    cells.columns = [_tex(name) for name in cells.columns]
+    caption = f"{shown.table.title} ({shown.table.section}). Means over seeds with their 95 % intervals."
+    return str(
+        cells.style.hide(axis="index").to_latex(
+            hrules=True, caption=_tex(caption), label=f"tab:{shown.table.name}", position_float="centering"
+        )
+    )
+
+
+def _cells(shown: Shown) -> pd.DataFrame:
+    """The same as text: `97.2 ± 0.9`."""
+    lines = []
+    for row in shown.rows:
+        numbers = {title: mean_text(shown.mean(row, name)) for name, title in _NUMBERS.items()}
+        paper = "-" if row.paper is None else f"{row.paper:.1f}"
+        ended = outcomes(shown.of(row))
+        lines.append({"row": row.name, "paper": paper, "seeds": str(len(shown.of(row))), **numbers, "outcome": ended})
+    return pd.DataFrame(lines)
+
+
+def mean_text(mean: Interval | None, digits: int = 1) -> str:
+    """A mean with its interval; `-` for none."""
+    if mean is None:
+        return "-"
+    text = f"{mean.mean:.{digits}f}"
+    return f"{text} ± {mean.half:.{digits}f}" if math.isfinite(mean.half) else text
+
+
+_TEX = {"±": r"$\pm$", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+_TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": "$<$", ">": "$>$"}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in text)
+
+
+class _NotRecorded:
+    """What an earlier version's files lack, in any format."""
+
+    def __format__(self, spec: str) -> str:
+        return "(not recorded)"
+
+
+_NOT_RECORDED = _NotRecorded()
+_METHODS_PARAGRAPH = """\
+We train {method} on {data} ({train_pictures:,} pictures of {image_size} px) by the recipe {recipe}: a \
+{backbone}, {heads}SGD with momentum {momentum:g} and weight decay {weight_decay:g}, a base learning rate of \
+{base_lr:g} scaled by batch/256 with a cosine schedule, batch {batch_size}, {epochs} epochs, in {precision}. \
+Each row changes one part. Accuracies are of {test_images:,} test pictures after the last epoch: kNN with k = \
+{knn_k} and temperature {knn_temperature:g} on the backbone's features, and a linear probe ({probe}) on them. A \
+run has collapsed if the std of z/||z|| times sqrt(d) is below 0.02 or its effective rank below 3. Rows have \
+{seeds} seeds; we give means with 95 % t intervals. Claims are judged on kNN top-1 by differences paired by \
+seed, with simultaneous intervals over all claims of a table. All was computed with torch {torch} on {device}."""
+
+
+def methods(stage: Stage) -> str:
+    """A paragraph on how the numbers of a stage were made, from the Configs and the provenance of what is shown."""
+    lines = [line for shown in stage.tables for line in shown.lines if line["wall_seconds"] is not None]
+    if not lines:
+        return f"Nothing of recipe {stage.name} has been trained yet."
+    baseline = next((line for line in lines if line["baseline"]), lines[0])
+    width = "" if baseline["width"] == 64 else f" of width {baseline['width']}"
+    said = {
+        "method": METHOD_NAMES.get(baseline["method"], baseline["method"]),
+        "data": stage.data.partition("@")[0],
+        "recipe": stage.recipe + (f", changed as {stage.overrides}" if stage.overrides else ""),
+        "backbone": baseline["backbone"].replace("resnet", "ResNet-") + width,
+        "heads": _heads(baseline),
+        "seeds": _range(len({line["seed"] for line in shown.of(row)}) for shown in stage.tables for row in shown.rows),
+        "torch": _listed(line["torch"] for line in lines),
+        "device": _listed(line["device"] for line in lines),
+    }
+    recorded = {name: _NOT_RECORDED if value is None else value for name, value in baseline.items()}
+    return _METHODS_PARAGRAPH.format(**{**recorded, **said})
+
+
+METHOD_NAMES = {"simsiam": "SimSiam", "simclr": "SimCLR", "moco": "MoCo v2", "byol": "BYOL", "swav": "SwAV"}
+
+
+def _heads(line: Result) -> str:
+    if not line["projector_layers"]:
+        return ""
+    hidden = f", a predictor with a hidden width of {line['predictor_hidden']}" if line["predictor_hidden"] else ""
+    return f"a projector of {line['projector_layers']} layers with d = {line['dim']}{hidden}, "
+
+
+def _range(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _listed(values: Iterable[str | None]) -> str:
+    return ", ".join(sorted({value for value in values if value}))
+
+
+FORMATS: dict[str, Callable[[Shown], str]] = {"latex": latex, "markdown": markdown, "csv": csv}

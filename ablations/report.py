@@ -1,0 +1,144 @@
+"""The page of a results folder, and its tables and figures for a paper: python ablations/report.py"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from ablations import request
+from ablations import table as tables
+from ablations.store import Store
+from ablations.table import UserError
+from ablations.terminal import say
+
+if TYPE_CHECKING:
+    from ablations.page.evidence import Evidence, Shown, Stage
+
+PAGE = "report.html"
+FORMATS = ("latex", "markdown", "csv")
+
+_SECONDS = 5.0  # between two looks of --watch
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: 0, 2 for a wrong command, 130 after Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        if args.table is not None:
+            tables.get(args.table)
+        store = Store.at(request.results_place(args.results))
+        store.folder.check_readable()
+        if args.format:
+            say(words(store, args.format, args.table))
+        elif args.figures:
+            for name in figures(store, Path(args.figures), args.table):
+                say(name)
+        else:
+            _write(store, args.watch)
+    except UserError as error:
+        say(f"error: {error}", error=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ablations/report.py", description=f"Write {PAGE} beside the results.")
+    parser.add_argument("--results", help="as of run.py; the page is written there, too")
+    parser.add_argument("--watch", action="store_true", help="write it again whenever a result arrives, until Ctrl-C")
+    parser.add_argument("--table", help="only this one, of --format and --figures")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--format", choices=FORMATS, help="print the tables, how they were made, and whom to cite")
+    other.add_argument("--figures", metavar="DIR", help="write each chart there as SVG and PDF, for two columns")
+    return parser
+
+
+def write(store: Store) -> str:
+    """Write the page beside the results -> where it is. Raises UserError."""
+    with _the_extra():
+        from ablations.page import build, evidence
+
+    store.folder.write(PAGE, build.page(evidence.read(store), store).encode())
+    return f"{store.folder}/{PAGE}"
+
+
+def _write(store: Store, watch: bool) -> None:
+    seen: Any = None
+    while True:
+        now = {name: store.folder.modified(name) for name in sorted(store.table_files())}
+        if now != seen:
+            say(write(store))
+            seen = now
+        if not watch:
+            return
+        time.sleep(_SECONDS)
+
+
+def words(store: Store, format: str, table: str | None = None) -> str:
+    """The tables in one of FORMATS; but for CSV, with how they were made and whom to cite. Raises UserError."""
+    with _the_extra():
+        from ablations.page import paper
+
+    parts: list[str] = []
+    for stage, several in _stages(store, table):
+        parts += [paper.FORMATS[format](shown) for shown in several]
+        if format != "csv":
+            parts.append(paper.methods(stage) + "\n")
+    return "\n".join([*parts, *([] if format == "csv" else [paper.BIBTEX])])
+
+
+def figures(store: Store, place: Path, table: str | None = None) -> Iterator[str]:
+    """Write each chart as SVG and PDF -> the files' names, as `digits_predictor_curves.svg`. Raises UserError."""
+    with _the_extra():
+        from ablations.page import charts
+
+    place.mkdir(parents=True, exist_ok=True)
+    for stage, several in _stages(store, table):
+        for shown in several:
+            for name, chart in charts.of(shown):
+                file = place / f"{stage.slug}_{shown.table.name}_{name}"
+                for kind in (".svg", ".pdf"):
+                    charts.printed(chart).save(str(file.with_suffix(kind)))
+                    yield file.with_suffix(kind).name
+
+
+def _stages(store: Store, table: str | None) -> Iterator[tuple[Stage, list[Shown]]]:
+    """Each stage with its tables; with `table`, with that alone. Raises UserError where there are none."""
+    with _the_extra():
+        from ablations.page import evidence
+
+    found: Evidence = evidence.read(store)
+    several = [
+        (stage, [shown for shown in stage.tables if table in (None, shown.table.name)]) for stage in found.stages
+    ]
+    if not any(shown for _, shown in several):
+        raise UserError(f"{store.folder} has no results{f' of table {table}' if table else ''}.")
+    yield from several
+
+
+def installed() -> bool:
+    """Whether there is all that the page needs."""
+    return all(map(importlib.util.find_spec, ("altair", "jinja2", "vl_convert")))
+
+
+@contextlib.contextmanager
+def _the_extra() -> Iterator[None]:
+    """What only the page needs. Raises UserError where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f'The page needs {error.name}: pip install -e ".[report]"') from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
