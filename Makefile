@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 # Threads that wait for each other cost more than they bring on networks of a test's size.
-test test-slow: export OMP_NUM_THREADS ?= 1
+test test-slow test-browser: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow
+.PHONY: demo test test-slow test-browser
 
 demo: $(VENV)/.installed
 	$(BIN)/python ablations/run.py --table stop_gradient
@@ -19,6 +19,10 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow
+
+test-browser: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --editable ".[browser]"
+	$(BIN)/pytest -m browser
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
