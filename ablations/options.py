@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-pixels", type=int, default=MAX_PIXELS, help=f"of the largest picture (default: {MAX_PIXELS})")
     add("--rows", help="only these rows, separated by commas")
     add("--seeds", metavar="N | FIRST-LAST", help="seeds 0 to N-1, or these (default: 1, with --claims 5)")
-    add("--claims", action="store_true", help="judge the paper's claims")
+    add("--claims", action="store_true", help="judge the paper's claims by 5 seeds; on one's own pictures, too")
     add("--seeds-until-decided", type=int, metavar="MAX", help="judge, and add seeds where a claim is undecided")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
     add("--from", dest="given", metavar="TABLE/ROW", help="encoders of kept checkpoints, for tables that need one")

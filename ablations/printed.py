@@ -19,10 +19,16 @@ from simsiam.methods import DETECTION
 
 Result = Mapping[str, Any]
 
-_COLUMNS = (("ours", "linear_top1", 1), ("kNN", "knn_top1", 1), ("untrained", "knn_top1_init", 1))
+_COLUMNS = (("kNN", "knn_top1", 1), ("linear", "linear_top1", 1), ("untrained", "knn_top1_init", 1))
 _BY_LABELS = (("classifier", "classifier_top1", 1),)
 _DETECTION = (("AP", "ap", 1), ("AP50", "ap50", 1), ("AP75", "ap75", 1))
 _FORENSICS = (("z_std", "z_std", 2), ("rank", "effective_rank", 1))
+
+
+_OF_CLASSES = """\
+Top-1 in per cent, mean ± standard deviation over seeds: kNN, which the claims are judged on, and a
+linear probe, which the paper's numbers are of. * is the row that the others change; time is of a trial."""
+_OF_BOXES = "AP in per cent, mean ± standard deviation over seeds; time is of a trial."
 
 
 def results(table: Table, lines: Sequence[Result]) -> str:
@@ -37,17 +43,19 @@ def results(table: Table, lines: Sequence[Result]) -> str:
         numbers = _DETECTION
     told = {line["row"]: line for line in lines if line.get("reference") is not None}  # files of before have none
     others = ["reference"] if told else []
-    cells = [("row", "paper", *others, *(heading for heading, _, _ in numbers), "outcome", "time")]
+    prices = ["price"] if any(line.get("price") is not None for line in lines) else []
+    cells = [("row", "paper", *others, *(heading for heading, _, _ in numbers), "outcome", "time", *prices)]
     for row in table.rows:
         if seeds := [line for line in lines if line["row"] == row.name]:
             paper = "-" if row.paper is None else f"{row.paper:.1f}"
             ours = (spread(seeds, name, digits) for _, name, digits in numbers)
             published = [f"{told[row.name]['reference']:.1f}" if row.name in told else "-" for _ in others]
             stale = ", stale" if any(map(provenance.is_stale, seeds)) else ""
-            cells.append((row.name, paper, *published, *ours, _outcomes(seeds) + stale, _time(seeds)))
+            name = row.name + " *" * any(line.get("baseline") for line in seeds)
+            cost = [f"{sum(line.get('price') or 0.0 for line in seeds):.2f}" for _ in prices]
+            cells.append((name, paper, *published, *ours, _outcomes(seeds) + stale, _time(seeds), *cost))
     text = [
-        f"{table.title} ({table.section}). {'AP' if numbers is _DETECTION else 'Linear and kNN top-1'} in per cent, "
-        "time a trial.",
+        f"{table.title} ({table.section}). " + (_OF_BOXES if numbers is _DETECTION else _OF_CLASSES),
         *(["", _which(lines[0])] if lines else []),
         "",
         aligned(cells),
@@ -156,9 +164,19 @@ def _counted(names: Iterable[str]) -> str:
     return ", ".join(f"{n} {name}" for name, n in Counter(names).items())
 
 
+_INTERVALS = """\
+The intervals of one table hold together at 95 %; "could show" is their half-width, the smallest difference
+that so many seeds could have told from none."""
+
+
 def claims(verdicts: Sequence[tuple[Table, Verdict]], *, overrides: str = "") -> str:
     """A Markdown table of the paper's claims and what our runs say of them, changed as `overrides` say."""
     changed = f" (--set {overrides})" if overrides else ""
+    below = [_INTERVALS] if any(found.differences for _, found in verdicts) else []
+    if overrides:
+        below.append(f"The recipe is altered (--set {overrides}): this says nothing of the recipe itself.")
+    if any(found.open and found.n < 2 for _, found in verdicts):
+        below.append("One seed decides only what collapses: for the rest add --seeds 5.")
     cells = [("section", "the paper's claim", "verdict", "seeds", "evidence, kNN top-1", "could show")]
     for table, found in verdicts:
         cells.append(
@@ -171,4 +189,4 @@ def claims(verdicts: Sequence[tuple[Table, Verdict]], *, overrides: str = "") ->
                 "-" if found.shows is None else f"{found.shows:.2f}",
             )
         )
-    return aligned(cells)
+    return "\n".join([aligned(cells), *([""] if below else []), *below])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,14 @@ Result = Mapping[str, Any]
 HALF_DONE = "half done: the time limit has come first"  # what a trial says that ends so
 
 _PLAIN_SECONDS = 15.0  # between two plain lines of one trial
+_BESIDES = 6  # lines of a terminal that are not for trials
+_LEAST = 4  # trials shown, however low the terminal is
 
 
 class Progress:
     """The trials of a run as they go. A live table in a terminal, plain lines otherwise.
+
+    The table is a window: what runs, what has ended last, and what is next.
 
     Args:
         todo: the trials that will run.
@@ -29,6 +34,9 @@ class Progress:
 
     def __init__(self, todo: Sequence[Trial]) -> None:
         self._states = {trial.fingerprint: _State(trial) for trial in todo}
+        self._ended: list[_State] = []
+        self._begun: float | None = None
+        self._epochs = 0  # done since then, by all trials
         self._live: Any = None
 
     def __enter__(self) -> Self:
@@ -47,6 +55,7 @@ class Progress:
                 self._live.stop()
 
     def start(self, fingerprint: str) -> None:
+        self._begun = self._begun or time.monotonic()
         self.note(fingerprint, "starting")
 
     def note(self, fingerprint: str, text: str) -> None:
@@ -58,49 +67,81 @@ class Progress:
     def epoch(self, fingerprint: str, line: Result) -> None:
         """A trial has done an epoch, with the line of its curve."""
         state = self._states[fingerprint]
-        state.take(line)
+        self._epochs += state.take(line)
         if time.monotonic() - state.said > _PLAIN_SECONDS:
             state.said = time.monotonic()
             self._say(f"{state.name}: {state.text()}")
 
     def finish(self, fingerprint: str, result: Result) -> None:
         state = self._states[fingerprint]
-        state.status = result["outcome"]
+        state.status, state.ended = result["outcome"], True
+        self._ended.append(state)
         seconds = result.get("wall_seconds")
         took = f" in {duration(seconds)}" if seconds else ""
         reason = f": {result['message']}" if result.get("message") else ""
-        self._say(f"{state.name}: {state.status}{took}{reason}")
+        self._say(f"{state.name}: {state.status}{took}{reason} ({self.summary()})")
 
     def _say(self, text: str) -> None:
         if self._live is None:
             say(text)
 
+    def summary(self) -> str:
+        """How far all of it is, as `3 of 12 done, 4:10 left in all`."""
+        done = f"{len(self._ended)} of {len(self._states)} done"
+        left = sum(state.epochs_left for state in self._states.values())
+        if not self._epochs or self._begun is None or not left:
+            return done
+        seconds = (time.monotonic() - self._begun) / self._epochs * left
+        return f"{done}, {duration(seconds)} left in all"
+
+    def _window(self, height: int) -> tuple[list[_State], str]:
+        """The trials that so many lines can show, and how many others there are: those that run come first."""
+        waiting = [state for state in self._states.values() if state.status == _WAITING]
+        running = [state for state in self._states.values() if state.status != _WAITING and not state.ended]
+        room = max(_LEAST, height - _BESIDES)
+        ended = self._ended[::-1][: max(1, (room - len(running)) // 2)]
+        shown = [*running, *ended, *waiting][:room]
+        others = len(self._states) - len(shown)
+        return shown, f"and {others} more, {len(waiting)} waiting in all" if others else ""
+
     def _render(self) -> Any:
+        from rich.console import Group
         from rich.table import Table as Grid
         from rich.text import Text  # as it stands: a string would be markup, in which [0] and :cat: mean something
 
         grid = Grid(box=None, pad_edge=False)
         for heading in ("trial", "status", "epoch", "loss", "z_std", "kNN", "left"):
             grid.add_column(heading, overflow="fold")  # not every terminal has an ellipsis
-        for state in self._states.values():
+        states, others = self._window(shutil.get_terminal_size().lines)
+        for state in states:
             grid.add_row(*(Text(shown(cell)) for cell in (state.name, state.status, *state.cells())))
-        return grid
+        return Group(Text(self.summary()), grid, *([Text(others)] if others else []))
+
+
+_WAITING = "waiting"
 
 
 class _State:
     def __init__(self, trial: Trial) -> None:
         self.name, self.epochs = trial.name, trial.config.epochs
-        self.status = "waiting"
+        self.status, self.ended = _WAITING, False
         self.said = time.monotonic()
         self.line: Result | None = None
         self._first: tuple[float, int] | None = None
 
-    def take(self, line: Result) -> None:
+    @property
+    def epochs_left(self) -> int:
+        return 0 if self.ended else self.epochs - (self.line["epoch"] if self.line else 0)
+
+    def take(self, line: Result) -> int:
+        """The line of an epoch -> how many epochs have been done since the last one seen."""
+        before = self.line["epoch"] if self.line else line["epoch"] - 1
         # An epoch that was not evaluated leaves what the last one showed.
         known = {name: value for name, value in line.items() if value is not None or self.line is None}
         self.status, self.line = "running", {**(self.line or {}), **known}
         if self._first is None or line["epoch"] < self._first[1]:  # a trial that starts again may fall behind it
             self._first = time.monotonic(), line["epoch"]
+        return max(0, line["epoch"] - before)
 
     def left(self) -> float | None:
         """Seconds to the last epoch, at the speed since the first line seen; None before there are two."""

@@ -265,7 +265,7 @@ def _conclude(
     failures = store.failures(sorted(ended))
     for failure in failures:
         say(f"Failed: {failure['fingerprint']}: {failure['message']}")
-    say(f"\nResults: {store.folder}: {', '.join(f'{table.name}.parquet' for table in request.tables)}")
+    say("\n" + "\n".join(f"Results: {store.folder}/{table.name}.parquet" for table in request.tables))
     _write_page(store)
     if left:
         say(f"The time limit has come before {len(left)} trainings. The same command goes on from here.")

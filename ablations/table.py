@@ -206,7 +206,8 @@ def plan(
     baseline = _baseline(table, recipe, data, overrides)
     _check_that_overrides_act(table, recipe, data, overrides)
     if reason := _infeasible(Config(**baseline), train_images):
-        raise UserError(reason)
+        fits = min(baseline["batch_size"], train_images // 2)
+        raise UserError(reason + (f" Add --set batch_size={fits}." if reason.startswith("batch_size") and fits else ""))
     trials, seeds = [], list(seeds)
     for row in _chosen(table, rows):
         for seed in seeds:

@@ -133,7 +133,7 @@ def test_a_table_in_a_bucket(folder: Folder, capsys: pytest.CaptureFixture[str])
     assert run.main(command) == 0
     out = capsys.readouterr().out.strip().splitlines()
     assert out[0] == f"Results: {folder}"
-    assert out[-1] == f"Results: {folder}: stop_gradient.parquet"
+    assert out[-1] == f"Results: {folder}/stop_gradient.parquet"
     table = results.load("stop_gradient", root=folder.uri)
     assert len(table) == 2
     assert len(results.curves("stop_gradient", root=folder.uri)) == 4

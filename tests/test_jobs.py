@@ -97,7 +97,7 @@ def test_a_job_brings_its_status_its_log_and_its_table(head: dict[str, str]) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     lasting = Path(head["HOME"]) / "simsiam-results"
     lines = [line for line in done.stdout.splitlines() if line.startswith("Results: ")]
-    assert lines == [f"Results: {lasting}", f"Results: {lasting}: stop_gradient.parquet"]
+    assert lines == [f"Results: {lasting}", f"Results: {lasting}/stop_gradient.parquet"]
     table = pd.read_parquet(lasting / "stop_gradient.parquet")
     assert len(table) == 4
     assert "collapsed" in set(table.outcome)  # which is no failure

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ablations import printed, progress, provenance
+from ablations import printed, progress, provenance, verdict
 from ablations import table as tables
 
 
@@ -34,9 +34,9 @@ def test_a_table_reads_like_the_papers() -> None:
         for cells in ([c.strip() for c in row.split("|")] for row in text.split("\n"))
         if cells[1:]
     }
-    assert rows["row"] == ["paper", "ours", "kNN", "untrained", "z_std", "rank", "outcome", "time"]
-    assert rows["with"] == ["67.7", "91.0 ± 1.4", "-", "-", "-", "-", "finished, stale", "1:01"]
-    assert rows["without"] == ["0.1", "10.0", "-", "-", "-", "-", "1 collapsed, 1 failed", "1:01:40"]
+    assert rows["row"] == ["paper", "kNN", "linear", "untrained", "z_std", "rank", "outcome", "time"]
+    assert rows["with"] == ["67.7", "-", "91.0 ± 1.4", "-", "-", "-", "finished, stale", "1:01"]
+    assert rows["without"] == ["0.1", "-", "10.0", "-", "-", "-", "1 collapsed, 1 failed", "1:01:40"]
     assert "without: it broke" in text
     assert "Recipe digits, data images@0, --set epochs=4. These are not the digits." in text
     assert "kNN on the raw pixels: 97.8 %." in text
@@ -76,7 +76,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
     assert capsys.readouterr().out.splitlines() == [
         "stop_gradient/with seed 0: starting",
         "stop_gradient/with seed 0: epoch 2/4, loss -0.500, z_std 0.90, kNN 80.0 %, 0:20 left",
-        "stop_gradient/with seed 0: finished in 0:40",
+        "stop_gradient/with seed 0: finished in 0:40 (1 of 1 done)",
     ]
 
 
@@ -91,3 +91,27 @@ def test_progress_is_a_live_table_in_a_terminal(
     shown = capsys.readouterr().out
     for word in ("trial", "left", "stop_gradient/with seed 0", "running", "3/4", "-0.500", "80.0"):
         assert word in shown
+
+
+def test_the_baseline_is_marked_and_the_price_told() -> None:
+    lines = [line("with", baseline=True, price=0.25), line("with", baseline=True, price=0.5), line("without", price=1)]
+    text = printed.results(tables.get("stop_gradient"), lines)
+    rows = [[cell.strip() for cell in each.split("|")] for each in text.split("\n") if each.startswith("| ")]
+    assert [(cells[1], cells[-2]) for cells in rows] == [("row", "price"), ("with *", "0.75"), ("without", "1.00")]
+    assert "* is the row that the others change" in text
+
+
+def test_claims_say_what_their_intervals_are_and_whose_they_are() -> None:
+    table = tables.get("stop_gradient")
+    lines = [
+        line(row, seed=seed, fingerprint=f"{row}{seed}", knn_top1=value + seed, knn_top1_init=20.0)
+        for row, value in (("with", 90.0), ("without", 20.0))
+        for seed in range(3)
+    ]
+    several = [(table, each) for each in verdict.judge(table.claims, lines)]
+    assert "hold together at 95 %" in printed.claims(several)
+    assert "altered" not in printed.claims(several)
+    one = [(table, each) for each in verdict.judge(table.claims, [each for each in lines if not each["seed"]])]
+    text = printed.claims(one, overrides="epochs=3")
+    assert "The recipe is altered (--set epochs=3)" in text
+    assert "One seed decides only what collapses" in text
