@@ -11,6 +11,7 @@ from typing import Any
 from ablations import estimate, provenance
 from ablations import table as tables
 from ablations.agreement import Agreement, ClaimTwice
+from ablations.fidelity import Fidelity
 from ablations.progress import duration
 from ablations.store import Store
 from ablations.table import Table, Trial
@@ -154,6 +155,24 @@ def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
             f"{len(claims)} claims: {_counted(each.says for each in claims)}.",
         ]
     )
+
+
+def fidelity(found: Sequence[Fidelity]) -> str:
+    """A Markdown table of how well shorter tables rank the rows of longer ones."""
+    cells: list[tuple[str, ...]] = [("epochs", "beside", "rows", "seeds", "tau-b", "95 %", "ceiling")]
+    for each in found:
+        numbers = (each.tau, each.low, each.high, each.ceiling)
+        tau, low, high, ceiling = ("-" if math.isnan(number) else f"{number:.2f}" for number in numbers)
+        cells.append(
+            (str(each.short), str(each.long), str(each.rows), str(each.seeds), tau, f"{low} to {high}", ceiling)
+        )
+    return "\n".join([aligned(cells), "", _FIDELITY])
+
+
+_FIDELITY = """\
+Kendall's tau-b of the rows' mean kNN top-1: 1 is the same order, 0 none in common. Collapsed rows share the last
+place. The ceiling is how well two halves of the longer table's seeds agree. Each length has a cosine of its own: a
+curve, cut at the shorter length, has not finished its own and may rank otherwise."""
 
 
 def _interval(mean: Interval) -> str:

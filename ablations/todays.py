@@ -9,6 +9,7 @@ from typing import Any
 from ablations import table as tables
 from ablations.table import UNKNOWN, Encoder, Encoders
 from simsiam import config as configs
+from simsiam.recipes import RECIPES
 
 Lines = Sequence[Mapping[Any, Any]]
 
@@ -52,6 +53,13 @@ def canonical(overrides: str) -> str:
         return configs.canonical(_fields(overrides))
     except ValueError:
         return overrides
+
+
+def length(recipe: str, overrides: str) -> tuple[int, str]:
+    """How many epochs a recipe with these overrides has, and the overrides without them."""
+    fields = _fields(overrides)
+    epochs: int = fields.pop("epochs", RECIPES[recipe]["epochs"])
+    return epochs, configs.canonical(fields)
 
 
 def _kind(line: Mapping[Any, Any]) -> tuple[Any, ...]:

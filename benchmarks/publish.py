@@ -37,11 +37,16 @@ _SHORTEST = 0.5  # minutes: a run that is begun with less comes to nothing
 
 @dataclass(frozen=True)
 class Part:
-    """What is published of one table: so many seeds of these rows; of all where there are none."""
+    """What is published of one table: so many seeds of these rows, of all where there are none.
+
+    Args:
+        epochs: others than the recipe's, for the fidelity of a shorter table; None for the recipe's.
+    """
 
     table: str
     seeds: int = 5
     rows: tuple[str, ...] = ()
+    epochs: int | None = None
 
     def command(self, args: argparse.Namespace) -> list[str]:
         """The command line of run.py that trains it."""
@@ -49,6 +54,7 @@ class Part:
         command = ["--table", self.table, "--recipe", args.recipe, "--seeds", seeds, "--results", args.results]
         command += ["--launcher", "local", "--jobs", str(args.jobs), "--pictures"]
         command += ["--rows", ",".join(self.rows)] if self.rows else []
+        command += [] if self.epochs is None else ["--set", f"epochs={self.epochs}"]
         return command + (["--data", args.data] if args.data else [])
 
 
@@ -57,7 +63,9 @@ _LENGTHS = tuple(f"{method}_{n}x" for method in ("simclr", "moco", "byol", "swav
 # Recipe -> its parts, the most telling first.
 PARTS = {
     "digits": (
-        *map(Part, ("stop_gradient", "predictor", "batch_norm", "symmetrization", "similarity", "batch_size")),
+        *map(Part, ("stop_gradient", "predictor", "batch_norm")),
+        *(Part(table, epochs=25) for table in ("predictor", "batch_norm")),
+        *map(Part, ("symmetrization", "similarity", "batch_size")),
         *map(Part, ("output_dim", "expectation", "alternation", "bn_group")),
         Part("methods", seeds=3, rows=_LENGTHS),
         *map(Part, ("relations", "augmentation", "depth", "epochs")),

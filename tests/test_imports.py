@@ -17,7 +17,8 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 # What each room of ablations/ may import of ablations/; a room not named here may import nothing of it.
 ARROWS = {
     "run": {
-        *("options", "request", "table", "store", "rebuild", "progress", "printed", "verdict", "terminal"),
+        *("options", "request", "table", "store", "rebuild", "progress", "printed", "report", "verdict"),
+        "terminal",
         *("data_check", "encoders"),
         *("launch", "launch_local", "launch_jobs"),
     },
@@ -50,14 +51,17 @@ ARROWS = {
         "terminal",
     },
     "progress": {"table", "terminal"},
-    "printed": {"agreement", "estimate", "progress", "provenance", "store", "table", "verdict"},
+    "printed": {"agreement", "fidelity", "estimate", "progress", "provenance", "store", "table", "verdict"},
     "estimate": {"columns", "provenance", "store", "table"},
     "submit": {"options", "terminal"},
     "results": {
         *("results", "terminal", "provenance", "printed", "store", "columns", "encoders", "table", "verdict"),
-        *("agreement", "todays"),
+        *("agreement", "fidelity", "todays"),
     },
     "todays": {"table"},
+    "fidelity": {"verdict"},
+    "page": {"page", "columns", "provenance", "progress", "store", "table", "todays", "verdict"},
+    "report": {"page", "request", "store", "table", "terminal"},
     "agreement": {"table", "verdict"},
     "published": {"columns", "lines", "provenance", "store", "table"},
     "verdict": {"table"},

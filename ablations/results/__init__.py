@@ -6,6 +6,7 @@ On the command line: python -m ablations.results claims | compare | diff | expor
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,9 +16,11 @@ import pandas as pd
 
 from ablations import agreement as agreements
 from ablations import encoders, printed, provenance, todays, verdict
+from ablations import fidelity as fidelities
 from ablations import table as tables
 from ablations.agreement import Agreement, ClaimTwice
 from ablations.columns import COLUMNS, CURVE, Columns, Result
+from ablations.fidelity import Fidelity
 from ablations.store import Store
 from ablations.table import Table, UserError
 from ablations.verdict import Verdict
@@ -199,6 +202,37 @@ def agreement(
     if not rows:
         raise UserError(f"{one} and {other} have no row of recipe {recipe} in common.")
     return rows, agreements.claims(*(map(_judged, lines)))
+
+
+def fidelity(
+    table: str, *, recipe: str = "digits", overrides: str = "", data: str | None = None, root: Root = None
+) -> list[Fidelity]:
+    """Whether this table ranks its rows alike at each two lengths that there are, the recipe's and `--set epochs=N`.
+
+    Args:
+        overrides: what both have besides `epochs`.
+
+    Raises UserError as `load` does, and where there are not two lengths.
+    """
+    lines = load(table, recipe=recipe, data=data, root=root).to_dict("records")
+    wanted = todays.canonical(overrides)
+    by_length: dict[int, list[Result]] = {}
+    for line in lines:
+        epochs, besides = todays.length(line["recipe"], line["overrides"])
+        if besides == wanted:
+            by_length.setdefault(epochs, []).append({str(name): value for name, value in line.items()})
+    found = [
+        fidelities.between(by_length[short], by_length[long], (short, long))
+        for short, long in itertools.combinations(sorted(by_length), 2)
+    ]
+    known = [each for each in found if each]
+    if not known:
+        there = ", ".join(map(str, sorted(by_length))) or "none"
+        raise UserError(
+            f"Table {table} needs two lengths with three rows and a seed in common. There are: {there} epochs. Run it "
+            "with --set epochs=N, too."
+        )
+    return known
 
 
 def diff(one: str, other: str, *, root: Root = None) -> str:

@@ -1,4 +1,4 @@
-"""Results on the command line: python -m ablations.results claims | compare | diff | export"""
+"""Results on the command line: python -m ablations.results claims | compare | fidelity | diff | export"""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--looks", type=int, default=1, help="if seeds were added until decided: how many looks")
     compared = commands.add_parser("compare", help="whether the rows and claims of two results folders agree")
     compared.add_argument("places", nargs=2, metavar="PLACE", help="folder, or s3:// or gs://")
-    for command in (judged, compared):
+    cheap = commands.add_parser("fidelity", help="whether fewer epochs rank a table's rows as more epochs do")
+    cheap.add_argument("table")
+    for command in (judged, compared, cheap):
         command.add_argument("--recipe", default="digits")
         command.add_argument("--overrides", default="", help="as in the column of that name, in any order")
         command.add_argument("--data", help="as in the column of that name, where there are several")
@@ -45,10 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     exported = commands.add_parser("export", help="write a trial's encoder as safetensors, under torchvision's names")
     exported.add_argument("fingerprint")
     exported.add_argument("file", metavar="FILE.safetensors")
-    for command in (judged, differing, exported):
+    for command in (judged, cheap, differing, exported):
         command.add_argument("--results", help="folder of the results (default: results/)")
-    for command, run in ((judged, _claims), (compared, _compare), (differing, _diff), (exported, _export)):
-        command.set_defaults(run=run)
+    judged.set_defaults(run=_claims)
+    compared.set_defaults(run=_compare)
+    cheap.set_defaults(run=_fidelity)
+    differing.set_defaults(run=_diff)
+    exported.set_defaults(run=_export)
     return parser
 
 
@@ -71,6 +76,14 @@ def _compare(args: argparse.Namespace) -> int:
     rows, claims = results.agreement(*args.places, recipe=args.recipe, overrides=args.overrides, data=args.data)
     say(printed.agreement(rows, claims))
     return int(any(row.says == DIFFER for row in rows) or any(claim.says == CONTRARY for claim in claims))
+
+
+def _fidelity(args: argparse.Namespace) -> int:
+    found = results.fidelity(
+        args.table, recipe=args.recipe, overrides=args.overrides, data=args.data, root=args.results
+    )
+    say(printed.fidelity(found))
+    return 0
 
 
 def _diff(args: argparse.Namespace) -> int:

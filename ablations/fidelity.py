@@ -1,0 +1,103 @@
+"""Can a cheap ablation be believed? Whether a table at fewer epochs ranks its rows as the one at more epochs does.
+
+Rows are ranked by the mean of kNN top-1 over seeds; rows that have collapsed or diverged in most of their seeds share
+the last place. Kendall's tau-b of two rankings is 1 where they agree, 0 where they have nothing to do with each other,
+and -1 where they are opposite. Its ceiling is what two halves of the longer table's own seeds reach: no shorter table can
+be expected to agree with it better than it agrees with itself.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ablations.verdict import METRIC
+
+_DRAWS = 2000  # of the bootstrap, and of the halves
+_LAST = -1.0  # per cent: below what any row can have
+_LEAST_ROWS = 3
+
+Line = Mapping[str, Any]  # of results/<table>.parquet
+Seeds = Mapping[str, Mapping[int, Line]]  # row -> seed -> line
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How a table at `short` epochs ranks its rows, beside the same at `long` epochs.
+
+    Args:
+        rows, seeds: that both have.
+        tau: Kendall's tau-b of the means over all seeds; nan where a ranking has one place alone.
+        low, high: 95 % percentile bootstrap over seeds, which both lengths share.
+        ceiling: mean tau-b between two halves of the longer one's seeds; nan with less than two.
+    """
+
+    short: int
+    long: int
+    rows: int
+    seeds: int
+    tau: float
+    low: float
+    high: float
+    ceiling: float
+
+
+def between(short: Iterable[Line], long: Iterable[Line], lengths: tuple[int, int]) -> Fidelity | None:
+    """The fidelity of one table's lines at two lengths; None with less than three rows, or no seed, in common."""
+    one, other = _by_row(short), _by_row(long)
+    rows = [row for row in other if row in one]
+    seeds = sorted(set.intersection(*(set(each[row]) for each in (one, other) for row in rows))) if rows else []
+    if len(rows) < _LEAST_ROWS or not seeds:
+        return None
+    generator = np.random.default_rng(0)  # the same numbers for the same results
+    drawn = [generator.choice(seeds, len(seeds)).tolist() for _ in range(_DRAWS)]
+    taus = [tau(_places(one, rows, each), _places(other, rows, each)) for each in drawn]
+    taus = [each for each in taus if not math.isnan(each)] or [math.nan]
+    low, high = np.percentile(taus, [2.5, 97.5])
+    whole = tau(_places(one, rows, seeds), _places(other, rows, seeds))
+    ceiling = _ceiling(other, rows, seeds, generator)
+    return Fidelity(*lengths, len(rows), len(seeds), whole, float(low), float(high), ceiling)
+
+
+def tau(one: Sequence[float], other: Sequence[float]) -> float:
+    """Kendall's tau-b of two rankings of the same rows; nan where one of them has all rows on one place."""
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return math.nan
+    from scipy import stats
+
+    return float(stats.kendalltau(one, other, variant="b").statistic)
+
+
+def _by_row(lines: Iterable[Line]) -> dict[str, dict[int, Line]]:
+    found: dict[str, dict[int, Line]] = {}
+    for line in lines:
+        if line["outcome"] not in ("failed", "infeasible"):
+            found.setdefault(line["row"], {})[line["seed"]] = line
+    return found
+
+
+def _places(table: Seeds, rows: Sequence[str], seeds: Sequence[int]) -> list[float]:
+    """What each row is ranked by: its mean over these seeds, one may be there twice."""
+    return [_place([table[row][seed] for seed in seeds]) for row in rows]
+
+
+def _place(lines: Sequence[Line]) -> float:
+    finished = [line[METRIC] for line in lines if line["outcome"] == "finished"]
+    return statistics.fmean(finished) if 2 * len(finished) > len(lines) else _LAST
+
+
+def _ceiling(table: Seeds, rows: Sequence[str], seeds: Sequence[int], generator: np.random.Generator) -> float:
+    if len(seeds) < 2:
+        return math.nan
+    taus = []
+    for _ in range(_DRAWS // 10):
+        order = generator.permutation(seeds).tolist()
+        half = len(order) // 2
+        taus.append(tau(_places(table, rows, order[:half]), _places(table, rows, order[half:])))
+    known = [each for each in taus if not math.isnan(each)]
+    return statistics.fmean(known) if known else math.nan
