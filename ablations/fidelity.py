@@ -2,8 +2,8 @@
 
 Rows are ranked by the mean of kNN top-1 over seeds; rows that have collapsed or diverged in most of their seeds share
 the last place. Kendall's tau-b of two rankings is 1 where they agree, 0 where they have nothing to do with each other,
-and -1 where they are opposite. Its ceiling is what two halves of the longer table's own seeds reach: no shorter table can
-be expected to agree with it better than it agrees with itself.
+and -1 where they are opposite. Its ceiling is what two halves of the longer table's own seeds reach: no shorter table
+can be expected to agree with it better than it agrees with itself.
 """
 
 from __future__ import annotations
