@@ -10,6 +10,7 @@ test test-slow test-browser: export OMP_NUM_THREADS ?= 1
 
 demo: $(VENV)/.installed
 	$(BIN)/python ablations/run.py --table stop_gradient
+	@echo "Next: open the page in a browser; then 'source $(VENV)/bin/activate' and 'python ablations/run.py --list'."
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -25,8 +26,12 @@ test-browser: $(VENV)/.installed-dev
 	$(BIN)/pytest -m browser
 
 $(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, as PYTHON=python3.12. $(PYTHON) is %d.%d." % \
+	    sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) has no venv: install it (Debian: python3-venv)."; exit 1; }
+	@echo "Into $(VENV): some 6 GB, with the CUDA libraries of torch. It takes minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --editable ".[report]"
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed

@@ -11,8 +11,8 @@ from typing import Any
 from ablations import estimate, provenance
 from ablations import table as tables
 from ablations.agreement import Agreement, ClaimTwice
+from ablations.board import duration
 from ablations.fidelity import Fidelity
-from ablations.progress import duration
 from ablations.store import Store
 from ablations.table import Table, Trial
 from ablations.verdict import Interval, Verdict

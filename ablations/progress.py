@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from ablations.board import Board, Told, duration
 from ablations.table import Trial
-from ablations.terminal import say, shown
+from ablations.terminal import say
 
 Result = Mapping[str, Any]
 
 HALF_DONE = "half done: the time limit has come first"  # what a trial says that ends so
 
 _PLAIN_SECONDS = 15.0  # between two plain lines of one trial
-_BESIDES = 6  # lines of a terminal that are not for trials
-_LEAST = 4  # trials shown, however low the terminal is
 
 
 class Progress:
@@ -94,28 +93,15 @@ class Progress:
         seconds = (time.monotonic() - self._begun) / self._epochs * left
         return f"{done}, {duration(seconds)} left in all"
 
-    def _window(self, height: int) -> tuple[list[_State], str]:
-        """The trials that so many lines can show, and how many others there are: those that run come first."""
-        waiting = [state for state in self._states.values() if state.status == _WAITING]
-        running = [state for state in self._states.values() if state.status != _WAITING and not state.ended]
-        room = max(_LEAST, height - _BESIDES)
-        ended = self._ended[::-1][: max(1, (room - len(running)) // 2)]
-        shown = [*running, *ended, *waiting][:room]
-        others = len(self._states) - len(shown)
-        return shown, f"and {others} more, {len(waiting)} waiting in all" if others else ""
+    def board(self) -> Board:
+        """How far all of them are."""
+        states = list(self._states.values())
+        running = [state for state in states if state.status != _WAITING and not state.ended]
+        waiting = [state for state in states if state.status == _WAITING]
+        return Board(self.summary(), [state.told() for state in (*running, *self._ended[::-1], *waiting)])
 
     def _render(self) -> Any:
-        from rich.console import Group
-        from rich.table import Table as Grid
-        from rich.text import Text  # as it stands: a string would be markup, in which [0] and :cat: mean something
-
-        grid = Grid(box=None, pad_edge=False)
-        for heading in ("trial", "status", "epoch", "loss", "z_std", "kNN", "left"):
-            grid.add_column(heading, overflow="fold")  # not every terminal has an ellipsis
-        states, others = self._window(shutil.get_terminal_size().lines)
-        for state in states:
-            grid.add_row(*(Text(shown(cell)) for cell in (state.name, state.status, *state.cells())))
-        return Group(Text(self.summary()), grid, *([Text(others)] if others else []))
+        return self.board().grid(shutil.get_terminal_size().lines)
 
 
 _WAITING = "waiting"
@@ -150,29 +136,12 @@ class _State:
         begun, first = self._first
         return (time.monotonic() - begun) / (self.line["epoch"] - first) * (self.epochs - self.line["epoch"])
 
-    def cells(self) -> tuple[str, ...]:
-        if self.line is None:
-            return ("", "", "", "", "")
-        left = self.left()
-        return (
-            f"{self.line['epoch']}/{self.epochs}",
-            _shown(self.line["loss"], ".3f"),
-            _shown(self.line["z_std"], ".2f"),
-            _shown(self.line["knn_top1"], ".1f"),
-            "" if left is None else duration(left),
-        )
+    def told(self) -> Told:
+        numbers = {name: self.line[name] for name in ("epoch", "loss", "z_std", "knn_top1")} if self.line else {}
+        waiting = self.status == _WAITING
+        left = None if self.ended else self.left()
+        return Told(self.name, self.status, self.epochs, waiting=waiting, ended=self.ended, left=left, **numbers)
 
     def text(self) -> str:
-        epoch, loss, std, knn, left = self.cells()
+        epoch, loss, std, knn, left = self.told().cells()
         return f"epoch {epoch}, loss {loss}, z_std {std}, kNN {knn} %" + (f", {left} left" if left else "")
-
-
-def _shown(number: float | None, form: str) -> str:
-    return "-" if number is None else format(number, form)
-
-
-def duration(seconds: float) -> str:
-    """0:42, 12:05 or 3:12:05."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

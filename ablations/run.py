@@ -206,6 +206,7 @@ def _supersede(request: Request, done: list[str], todo: dict[str, Trial], store:
 
 
 def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> list[Trial]:
+    from ablations.board import Post
     from ablations.progress import Progress
     from simsiam import data
 
@@ -226,7 +227,7 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
     except ModuleNotFoundError as error:
         raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
     try:
-        with Progress(todo) as progress:
+        with Progress(todo) as progress, Post(store.folder, progress.board):
             left = launch(todo, request.runtime, store, progress, rebuild)
     except data.DataError as error:
         raise UserError(str(error)) from None

@@ -17,7 +17,8 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 # What each room of ablations/ may import of ablations/; a room not named here may import nothing of it.
 ARROWS = {
     "run": {
-        *("options", "request", "table", "store", "rebuild", "progress", "printed", "report", "verdict"),
+        *("options", "request", "table", "store", "rebuild", "board", "progress", "printed", "report"),
+        "verdict",
         "terminal",
         *("data_check", "encoders"),
         *("launch", "launch_local", "launch_jobs"),
@@ -50,17 +51,18 @@ ARROWS = {
         "table",
         "terminal",
     },
-    "progress": {"table", "terminal"},
-    "printed": {"agreement", "fidelity", "estimate", "progress", "provenance", "store", "table", "verdict"},
+    "progress": {"board", "table", "terminal"},
+    "board": {"files", "terminal"},
+    "printed": {"agreement", "board", "fidelity", "estimate", "provenance", "store", "table", "verdict"},
     "estimate": {"columns", "provenance", "store", "table"},
     "submit": {"options", "terminal"},
     "results": {
         *("results", "terminal", "provenance", "printed", "store", "columns", "encoders", "table", "verdict"),
-        *("agreement", "fidelity", "todays"),
+        *("agreement", "board", "fidelity", "todays"),
     },
     "todays": {"table"},
     "fidelity": {"verdict"},
-    "page": {"page", "columns", "provenance", "progress", "store", "table", "todays", "verdict"},
+    "page": {"page", "board", "columns", "provenance", "store", "table", "todays", "verdict"},
     "report": {"page", "request", "store", "table", "terminal"},
     "agreement": {"table", "verdict"},
     "published": {"columns", "lines", "provenance", "store", "table"},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ablations import printed, progress, provenance, verdict
+from ablations import board, printed, progress, provenance, verdict
 from ablations import table as tables
 
 
@@ -52,7 +52,7 @@ def test_a_published_number_stands_beside_the_papers_where_there_is_one() -> Non
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.7, "1:00"), (725, "12:05"), (11525, "3:12:05")])
 def test_durations(seconds: float, text: str) -> None:
-    assert progress.duration(seconds) == text
+    assert board.duration(seconds) == text
 
 
 def a_trial() -> Any:

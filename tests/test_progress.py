@@ -66,7 +66,7 @@ def test_a_hundred_trials_are_a_window_of_what_runs_what_ended_and_what_is_next(
         view.finish(trial.fingerprint, {"outcome": "finished"})
     for trial in trials[40:44]:
         view.start(trial.fingerprint)
-    shown, others = view._window(24)
+    shown, others = view.board().window(24)
     names = [state.name for state in shown]
     assert len(names) == 18
     assert names[:4] == [trial.name for trial in trials[40:44]]
@@ -75,6 +75,6 @@ def test_a_hundred_trials_are_a_window_of_what_runs_what_ended_and_what_is_next(
     assert others == "and 82 more, 56 waiting in all"
     for trial in trials[44:]:
         view.start(trial.fingerprint)
-    assert len(view._window(10)[0]) == 4
+    assert len(view.board().window(10)[0]) == 4
     few = Progress(trials[:3])
-    assert few._window(24)[1] == ""
+    assert few.board().window(24)[1] == ""

@@ -15,11 +15,11 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from ablations.board import duration
 from ablations.columns import Result
 from ablations.page import charts, paper
 from ablations.page.evidence import Evidence, Shown, Stage
 from ablations.page.paper import mean_text
-from ablations.progress import duration
 from ablations.store import Store
 from ablations.table import Claim
 from ablations.verdict import METRIC, UNTRAINED, Verdict, number

@@ -58,7 +58,7 @@ def load(
     no line of.
     """
     tables.get(table)
-    folder = _store(root).folder
+    folder = opened(root).folder
     content = folder.read(f"{table}.parquet")
     if content is None:
         raise UserError(f"{folder}/{table}.parquet does not exist. Run: python ablations/run.py --table {table}")
@@ -87,7 +87,7 @@ def curves(
     Arguments and exceptions as of `load`. A trial that has no curve (it failed, or is infeasible) has no line.
     """
     lines = load(table, recipe=recipe, overrides=overrides, data=data, root=root)
-    found, parts = _store(root).curves(table, lines.fingerprint), []
+    found, parts = opened(root).curves(table, lines.fingerprint), []
     for line in lines[todays.KEY].to_dict("records"):
         if curve := found.get(line["fingerprint"]):
             parts.append(pd.DataFrame(curve).assign(**{str(name): value for name, value in line.items()}))
@@ -125,7 +125,7 @@ def claims(
 
     Raises UserError where there are no such lines, or lines of several data and none is chosen.
     """
-    found = _lines(recipe, overrides, data, tables.names() if names is None else names, _store(root))
+    found = _lines(recipe, overrides, data, tables.names() if names is None else names, opened(root))
     return _judged(found, looks)
 
 
@@ -173,7 +173,7 @@ def encoder(fingerprint: str, *, root: Root = None) -> tuple[Backbone, Transform
     It computes in full float32 (or float64), whatever the trial's precision. The trial must have been run with
     `--keep-checkpoints`. Raises UserError for an unknown one, or where no checkpoint is kept.
     """
-    return encoders.loaded(fingerprint, _store(root))
+    return encoders.loaded(fingerprint, opened(root))
 
 
 def export(fingerprint: str, path: str | os.PathLike[str], *, root: Root = None) -> None:
@@ -183,7 +183,7 @@ def export(fingerprint: str, path: str | os.PathLike[str], *, root: Root = None)
     """
     if Path(path).suffix != ".safetensors":
         raise UserError(f"An encoder is exported as .safetensors. Got {path} instead.")
-    content = encoders.exported(fingerprint, _store(root))
+    content = encoders.exported(fingerprint, opened(root))
     try:
         Path(path).write_bytes(content)
     except OSError as error:
@@ -197,7 +197,7 @@ def agreement(
 
     Raises UserError as `claims` does, and where they have no row in common.
     """
-    lines = [_lines(recipe, overrides, data, tables.names(), _store(root)) for root in (one, other)]
+    lines = [_lines(recipe, overrides, data, tables.names(), opened(root)) for root in (one, other)]
     rows = agreements.rows(*([line for its in each.values() for line in its] for each in lines))
     if not rows:
         raise UserError(f"{one} and {other} have no row of recipe {recipe} in common.")
@@ -237,7 +237,7 @@ def fidelity(
 
 def diff(one: str, other: str, *, root: Root = None) -> str:
     """The fields in which two trials differ, and their results beside each other. Raises UserError for unknown ones."""
-    store = _store(root)
+    store = opened(root)
     trials = []
     for fingerprint in (one, other):
         trial = store.trial(fingerprint)
@@ -252,7 +252,8 @@ def diff(one: str, other: str, *, root: Root = None) -> str:
     return printed.aligned(cells)
 
 
-def _store(root: Root) -> Store:
+def opened(root: Root = None) -> Store:
+    """Where results lie. Raises UserError for a bucket that does not answer."""
     store = Store.at(provenance.ROOT / "results" if root is None else root)
     store.folder.check_readable()
     return store

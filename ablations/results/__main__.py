@@ -1,16 +1,24 @@
-"""Results on the command line: python -m ablations.results claims | compare | fidelity | diff | export"""
+"""Results on the command line: python -m ablations.results claims | compare | fidelity | watch | diff | export"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shutil
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 
-from ablations import printed, results, todays
+from ablations import board, printed, results, todays
 from ablations.agreement import CONTRARY, DIFFER
+from ablations.store import Store
 from ablations.table import UserError
 from ablations.terminal import say
+
+_SECONDS = 3.0  # between two looks of watch
+_SILENT = 30.0  # a run that has left no word for so many seconds may be no more
+_CLEAR = "\033[H\033[2J"  # of a terminal: from the top, on a clear page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,9 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--looks", type=int, default=1, help="if seeds were added until decided: how many looks")
     compared = commands.add_parser("compare", help="whether the rows and claims of two results folders agree")
     compared.add_argument("places", nargs=2, metavar="PLACE", help="folder, or s3:// or gs://")
+    watched = commands.add_parser("watch", help="how far the runs are that write there, until Ctrl-C")
+    watched.add_argument("tables", nargs="*", help="judge the claims of these besides")
+    watched.add_argument("--once", action="store_true", help="show it once")
     cheap = commands.add_parser("fidelity", help="whether fewer epochs rank a table's rows as more epochs do")
     cheap.add_argument("table")
-    for command in (judged, compared, cheap):
+    for command in (judged, compared, cheap, watched):
         command.add_argument("--recipe", default="digits")
         command.add_argument("--overrides", default="", help="as in the column of that name, in any order")
         command.add_argument("--data", help="as in the column of that name, where there are several")
@@ -47,11 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     exported = commands.add_parser("export", help="write a trial's encoder as safetensors, under torchvision's names")
     exported.add_argument("fingerprint")
     exported.add_argument("file", metavar="FILE.safetensors")
-    for command in (judged, cheap, differing, exported):
+    for command in (judged, cheap, watched, differing, exported):
         command.add_argument("--results", help="folder of the results (default: results/)")
     judged.set_defaults(run=_claims)
     compared.set_defaults(run=_compare)
     cheap.set_defaults(run=_fidelity)
+    watched.set_defaults(run=_watch)
     differing.set_defaults(run=_diff)
     exported.set_defaults(run=_export)
     return parser
@@ -84,6 +96,44 @@ def _fidelity(args: argparse.Namespace) -> int:
     )
     say(printed.fidelity(found))
     return 0
+
+
+def _watch(args: argparse.Namespace) -> int:
+    store = results.opened(args.results)
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            if not args.once and sys.stdout.isatty():
+                print(_CLEAR, end="")
+            say(_watched(store, args))
+            if args.once:
+                break
+            time.sleep(_SECONDS)
+    return 0
+
+
+def _watched(store: Store, args: argparse.Namespace) -> str:
+    """How far the runs are, and the verdicts of the tables that are named."""
+    parts = []
+    height = shutil.get_terminal_size().lines
+    posted = board.posted(store.folder)
+    for seconds, each in posted:
+        silent = f" (no word for {board.duration(seconds)}: killed, or cut off)" if seconds > _SILENT else ""
+        trials, others = each.window(height // len(posted))
+        cells: list[tuple[str, ...]] = [("trial", "status", "epoch", "loss", "z_std", "kNN", "left")]
+        cells += [(trial.name, trial.status, *trial.cells()) for trial in trials]
+        parts += [each.summary + silent, printed.aligned(cells), *([others] if others else [])]
+    if not posted:
+        parts.append(f"No run is under way in {store.folder}; {len(store.fingerprints())} trials are done there.")
+    if args.tables:
+        with contextlib.suppress(UserError):  # nothing of them is done yet
+            parts.append(
+                printed.claims(
+                    results.claims(
+                        args.recipe, overrides=args.overrides, data=args.data, names=args.tables, root=args.results
+                    )
+                )
+            )
+    return "\n".join(parts)
 
 
 def _diff(args: argparse.Namespace) -> int:

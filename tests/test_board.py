@@ -1,0 +1,124 @@
+"""What a run leaves of itself while it goes, and how another process shows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from ablations import board, run
+from ablations.board import Board, Post, Told
+from ablations.files import Folder
+from ablations.results import __main__ as results_main
+
+ROOT = Path(__file__).resolve().parent.parent
+TRIAL = Told("table/row seed 0", "running", 10, epoch=3, loss=-0.5, z_std=0.9, knn_top1=80.0, left=70.0)
+
+
+def test_a_board_comes_back_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "_SECONDS", 0.05)
+    mine = Board("1 of 3 done", [TRIAL, Told("table/row seed 1", "finished", 10, ended=True)])
+    folder = Folder.at(tmp_path)
+    with Post(folder, lambda: mine):
+        deadline = time.monotonic() + 20
+        while not board.posted(folder):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ((seconds, found),) = board.posted(folder)
+    assert seconds < 10
+    assert found == mine
+    assert board.posted(folder) == []
+
+
+def test_a_folder_that_takes_nothing_stops_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "_SECONDS", 0.05)
+    (tmp_path / "running").write_text("a file, where the folder should be")
+    with Post(Folder.at(tmp_path), lambda: Board("", [])):
+        time.sleep(0.3)
+
+
+def test_what_is_no_board_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "running").mkdir()
+    (tmp_path / "running" / "a.json").write_text("{")
+    (tmp_path / "running" / "b.json").write_text(json.dumps({"written": 0, "summary": "", "trials": [{"new": 1}]}))
+    (tmp_path / "running" / "c.json").write_bytes(board.packed(Board("1 of 1 done", [TRIAL])))
+    ((_, found),) = board.posted(Folder.at(tmp_path))
+    assert found.trials == [TRIAL]
+
+
+def test_watch_shows_what_runs_and_says_when_there_is_no_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert results_main.main(["watch", "--once", "--results", str(tmp_path)]) == 0
+    assert "No run is under way" in capsys.readouterr().out
+    (tmp_path / "running").mkdir()
+    told = json.loads(board.packed(Board("1 of 3 done, 4:10 left in all", [TRIAL])))
+    (tmp_path / "running" / "a.json").write_text(json.dumps({**told, "written": time.time() - 100}))
+    assert results_main.main(["watch", "--once", "--results", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 3 done, 4:10 left in all (no word for 1:40" in shown
+    assert "| table/row seed 0 | running | 3/10  | -0.500 | 0.90  | 80.0 | 1:10 |" in shown
+
+
+def test_progress_grows_as_a_second_process_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "ablations/run.py", "--table", "stop_gradient", "--rows", "with", "--launcher", "local"]
+    command += [*tiny.OVERRIDES[:-4], "--set", "epochs=2000", "--set", "eval_every=50", "--results", str(tmp_path)]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        seen: list[int] = []
+        deadline = time.monotonic() + 120
+        while len(set(seen)) < 2:
+            assert time.monotonic() < deadline, seen
+            assert running.poll() is None
+            for _, found in board.posted(Folder.at(tmp_path)):
+                seen += [found.trials[0].epoch] if found.trials[0].epoch else []
+            time.sleep(0.5)
+        assert seen == sorted(seen)
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_a_hundred_trials_fit_in_a_terminal_of_80_by_24() -> None:
+    """rich draws the window within the height, whatever the number of trials."""
+    code = (
+        "from rich.console import Console; from ablations.board import Board, Told\n"
+        "trials = [Told(f'symmetrization/asym_2x seed {i}', 'running', 100, epoch=12, loss=-0.9, z_std=0.9,"
+        " knn_top1=90.0, left=4000.0) for i in range(4)]\n"
+        "trials += [Told(f'batch_norm/not_affine seed {i}', 'waiting', 100, waiting=True) for i in range(96)]\n"
+        "Console().print(Board('0 of 100 done, 3:12:05 left in all', trials).grid(24))"
+    ).replace("\\\n", "\n")
+    parent, child = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=child, env=environment)
+    os.close(child)
+    text = b""
+    while select.select([parent], [], [], 60)[0]:
+        try:
+            text += os.read(parent, 65536)
+        except OSError:  # the other end is closed
+            break
+    assert process.wait() == 0
+    os.close(parent)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
+    assert len(lines) <= 24
+    assert all(len(line) <= 80 for line in lines)
+    assert "0 of 100 done, 3:12:05 left in all" in lines[0]
+    assert any("asym_2x seed 3" in line and "1:06:40" in line for line in lines)
+    assert "and 82 more, 96 waiting in all" in lines[-1]
+
+
+def test_a_run_leaves_no_board_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "_SECONDS", 0.05)
+    command = ["--table", "stop_gradient", "--rows", "with", "--launcher", "local", *tiny.OVERRIDES]
+    assert run.main([*command, "--results", str(tmp_path)]) == 0
+    assert board.posted(Folder.at(tmp_path)) == []
