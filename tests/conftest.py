@@ -28,6 +28,9 @@ settings.load_profile("any machine")
 # Of its own, so that a better recipe for the digits changes no test.
 SHAPE: dict[str, Any] = dict(
     image_size=16,
+    crop_min_area=0.4,
+    base_lr=0.5,
+    eval_every=None,
     backbone="resnet10",
     stem="cifar",
     width=8,

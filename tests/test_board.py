@@ -71,7 +71,8 @@ def test_watch_shows_what_runs_and_says_when_there_is_no_word(
 
 def test_progress_grows_as_a_second_process_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "ablations/run.py", "--table", "stop_gradient", "--rows", "with", "--launcher", "local"]
-    command += [*tiny.OVERRIDES[:-4], "--set", "epochs=2000", "--set", "eval_every=50", "--results", str(tmp_path)]
+    fields = {**tiny.FIELDS, "epochs": 2000, "eval_every": 50}
+    command += ["--results", str(tmp_path), *(f"--set={name}={value}" for name, value in fields.items())]
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         seen: list[int] = []

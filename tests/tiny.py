@@ -10,7 +10,16 @@ from simsiam.config import Config
 from simsiam.recipes import DIGITS
 
 FIELDS: dict[str, Any] = dict(
-    image_size=8, width=4, dim=16, projector_hidden=16, predictor_hidden=4, epochs=2, train_images=300
+    image_size=8,
+    crop_min_area=0.4,
+    base_lr=0.5,
+    width=4,
+    dim=16,
+    projector_hidden=16,
+    predictor_hidden=4,
+    epochs=2,
+    eval_every=1,
+    train_images=300,
 )
 OVERRIDES = [part for name, value in FIELDS.items() for part in ("--set", f"{name}={value}")]
 
