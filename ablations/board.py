@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ from ablations.terminal import shown
 
 _FOLDER = "running"
 _SECONDS = 5.0  # between two posts
+_DEAD = 3600.0  # seconds without a word after which a board is of no run
 _BESIDES = 6  # lines of a terminal that are not for trials
 _LEAST = 4  # trials shown, however low the terminal is
 
@@ -103,6 +104,10 @@ class Post:
         self._thread.join(_SECONDS)
 
     def _go_on(self) -> None:
+        with contextlib.suppress(Exception):
+            for name, seconds, _ in _boards(self._folder):
+                if seconds > _DEAD:  # of a run that was killed
+                    self._folder.remove(name)
         while not self._over.wait(_SECONDS):
             with contextlib.suppress(Exception):  # no trial fails for it
                 self._folder.write(self._name, packed(self._board()))
@@ -117,13 +122,15 @@ def packed(board: Board) -> bytes:
 def posted(folder: Folder) -> list[tuple[float, Board]]:
     """Of each run that has left its board: how many seconds ago that was, and the board. Those that are none are left
     out, as of another version."""
-    found = []
+    return [(seconds, board) for _, seconds, board in _boards(folder)]
+
+
+def _boards(folder: Folder) -> Iterator[tuple[str, float, Board]]:
     for name in folder.names(_FOLDER):
         with contextlib.suppress(ValueError, TypeError, KeyError):
             told = json.loads(folder.read(f"{_FOLDER}/{name}") or b"{}")
             board = Board(told["summary"], [Told(**each) for each in told["trials"]])
-            found.append((time.time() - told["written"], board))
-    return found
+            yield f"{_FOLDER}/{name}", time.time() - told["written"], board
 
 
 def duration(seconds: float) -> str:

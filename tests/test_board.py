@@ -46,6 +46,19 @@ def test_a_folder_that_takes_nothing_stops_no_run(tmp_path: Path, monkeypatch: p
         time.sleep(0.3)
 
 
+def test_the_board_of_a_run_that_was_killed_goes_with_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "_SECONDS", 0.05)
+    folder = Folder.at(tmp_path)
+    told = json.loads(board.packed(Board("", [TRIAL])))
+    for name, seconds in (("killed", 4000), ("silent", 100)):
+        folder.write(f"running/{name}.json", json.dumps({**told, "written": time.time() - seconds}).encode())
+    with Post(folder, lambda: Board("", [])):
+        time.sleep(0.3)
+    assert folder.names("running") == ["silent.json"]
+
+
 def test_what_is_no_board_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "running").mkdir()
     (tmp_path / "running" / "a.json").write_text("{")

@@ -143,7 +143,8 @@ def test_lines_of_another_version_of_a_recipe_are_left_out(
 
 def test_results_that_are_not_there_are_not_confused_with_other_overrides(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"no results of recipe digits without overrides.* --overrides 'base_lr=0.5 crop_min_area=0.4 dim=16"
+        UserError,
+        match=r"no results of recipe digits without overrides.* --overrides 'base_lr=0.5 crop_min_area=0.4 dim=16",
     ):
         results.claims(root=folder)
     with pytest.raises(UserError, match=r"no results of recipe digits\.$"):
