@@ -149,7 +149,7 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
     pairs, (low, high) = _pairs(claim), region(claim)
     found: list[Difference] = []
     for better, worse in pairs:
-        values = _paired(rows[better], rows[worse], claim.kind)
+        values = paired(rows[better], rows[worse], claim.kind)
         if len(values) < 2:
             evidence = f"{better} and {worse} have {len(values)} seeds in common: too few for an interval"
             return Verdict(claim, UNDECIDED, evidence, len(values), open=True)
@@ -210,7 +210,7 @@ def region(claim: Claim) -> tuple[float, float]:
     return low, math.inf
 
 
-def _paired(one: Mapping[int, Line], other: Mapping[int, Line], kind: str) -> list[float]:
+def paired(one: Mapping[int, Line], other: Mapping[int, Line], kind: str = WORSE) -> list[float]:
     """Differences of the seeds that both rows have a number for: of the metric, or of log2 of the loss's roughness."""
     name = "loss_roughness" if kind == UNSTABLE else METRIC
     differences = []

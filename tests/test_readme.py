@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import pytest
 
-from ablations import options
-from ablations.results import __main__ as results_main
+from ablations import options, results
+from benchmarks import publish
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -15,8 +17,31 @@ PUBLISHED = ROOT / "results" / "published" / "digits"
 
 
 def test_the_table_of_claims_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert results_main.main(["claims", "--results", str(PUBLISHED)]) == 0
+    assert publish.main([]) == 0
     assert capsys.readouterr().out.strip() in README
+
+
+def test_the_first_table_is_the_published_one() -> None:
+    lines = results.load("stop_gradient", recipe="digits", overrides="", root=PUBLISHED)
+    for row, numbers in lines.groupby("row"):
+        cells = [
+            f"{numbers[name].mean():.{digits}f} ± {numbers[name].std():.{digits}f}"
+            for name, digits in (("knn_top1", 1), ("linear_top1", 1), ("knn_top1_init", 1), ("z_std", 2))
+        ]
+        assert re.search(rf"^\| {row} +\| [0-9.]+ +\| " + r" +\| ".join(map(re.escape, cells)), README, re.MULTILINE)
+
+
+def test_published_lines_are_of_todays_recipes_and_their_curves_are_there() -> None:
+    for file in PUBLISHED.glob("*.parquet"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            lines = results.load(file.stem, root=PUBLISHED)
+        trained = lines[lines.outcome != "infeasible"]
+        curves = results.curves(file.stem, root=PUBLISHED)
+        assert set(curves.fingerprint) == set(trained.fingerprint)
+        last = curves.groupby("fingerprint").knn_top1.last()
+        assert (last[trained.fingerprint].to_numpy() == trained.knn_top1.to_numpy()).all()
+    assert sum(file.stat().st_size for file in PUBLISHED.rglob("*")) < 5_000_000
 
 
 def test_its_commands_are_ones_that_run_understands() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import tiny
+from scipy import stats
 from test_store import a_result
 
 from ablations import results, run
@@ -158,3 +159,23 @@ def test_the_page_on_results_has_every_column() -> None:
     assert fields <= named
     assert set(CURVE) <= named
     assert "every field of `Config`" in text
+
+
+def test_compare_is_scipys_paired_interval_and_pivot_the_means(folder: Path) -> None:
+    frame = results.load("stop_gradient", root=folder)
+    asked: dict[str, Any] = {"overrides": frame.overrides[0], "root": folder}
+    found = results.compare("stop_gradient", "with", "without", **asked)
+    values = {row: lines.sort_values("seed").knn_top1.to_numpy() for row, lines in frame.groupby("row")}
+    differences = values["with"] - values["without"]
+    spread = max(differences.std(ddof=1), 100 / 360)  # not below one test picture
+    assert (found.mean, found.n) == (pytest.approx(differences.mean()), 2)
+    assert found.half == pytest.approx(stats.t.ppf(0.975, 1) * spread / 2**0.5)
+    by_seed = results.pivot("stop_gradient", columns="seed", root=folder)
+    assert list(by_seed.index) == ["with", "without"]
+    assert by_seed.loc["without", 1] == values["without"][1]
+    means = results.pivot("stop_gradient", value="loss", root=folder)
+    assert means.loc["with", frame.overrides[0]] == pytest.approx(frame[frame.row == "with"].loss.mean())
+    with pytest.raises(UserError, match="Unknown row of stop_gradient with results 'witout'"):
+        results.compare("stop_gradient", "with", "witout", **asked)
+    with pytest.raises(UserError, match="Unknown column 'knn'"):
+        results.pivot("stop_gradient", value="knn", root=folder)

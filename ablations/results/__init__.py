@@ -23,7 +23,7 @@ from ablations.columns import COLUMNS, CURVE, Columns, Result
 from ablations.fidelity import Fidelity
 from ablations.store import Store
 from ablations.table import Table, UserError
-from ablations.verdict import Verdict
+from ablations.verdict import Interval, Verdict
 from simsiam import config as configs
 
 if TYPE_CHECKING:
@@ -188,6 +188,60 @@ def export(fingerprint: str, path: str | os.PathLike[str], *, root: Root = None)
         Path(path).write_bytes(content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def pivot(
+    table: str,
+    *,
+    rows: str | list[str] = "row",
+    columns: str | list[str] = "overrides",
+    value: str = "knn_top1",
+    recipe: str | None = None,
+    data: str | None = None,
+    root: Root = None,
+) -> pd.DataFrame:
+    """Means of a column over seeds, by two others, as a table's rows by what `--set` changed.
+
+    Raises UserError as `load` does, and for an unknown column.
+    """
+    frame = load(table, recipe=recipe, data=data, root=root)
+    for name in (*([rows] if isinstance(rows, str) else rows), *([columns] if isinstance(columns, str) else columns)):
+        _check_column(name, frame)
+    _check_column(value, frame)
+    return frame.pivot_table(index=rows, columns=columns, values=value, aggfunc="mean", sort=False)
+
+
+def _check_column(name: str, frame: pd.DataFrame) -> None:
+    if name not in frame.columns:
+        raise UserError(_unknown("column", name, list(frame.columns)))
+
+
+def compare(
+    table: str,
+    row: str,
+    other: str,
+    *,
+    recipe: str = "digits",
+    overrides: str = "",
+    data: str | None = None,
+    root: Root = None,
+) -> Interval:
+    """The difference of two rows in kNN top-1, `row` minus `other`, points, paired by seed: its mean over the seeds that
+    both have, with its 95 % t interval. It is of this one difference alone: a table's claims share their error rate.
+
+    Raises UserError as `load` does, for an unknown row, and with no seed in common.
+    """
+    lines = _lines(recipe, overrides, data, [table], opened(root)).get(table, [])
+    by_row: dict[str, dict[int, Result]] = {}
+    for line in lines:
+        by_row.setdefault(line["row"], {})[line["seed"]] = line
+    for name in (row, other):
+        if name not in by_row:
+            raise UserError(_unknown(f"row of {table} with results", name, list(by_row)))
+    values = verdict.paired(by_row[row], by_row[other])
+    if not values:
+        raise UserError(f"{row} and {other} of {table} have no seed in common that both have a number for.")
+    return verdict.interval(values, resolution=verdict.resolution(by_row[row].values()))
 
 
 def agreement(
