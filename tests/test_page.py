@@ -177,6 +177,28 @@ def test_the_command_writes_the_page_and_a_run_does_so_at_its_end(
     assert not (tmp_path / "report.html").exists()
 
 
+def test_watch_writes_the_page_again_when_a_result_has_arrived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
+    (later,) = plan("predictor", rows=["none"])
+    looks = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # at the first look nothing has changed
+            Store.at(tmp_path).write(a_result(later.config), [])
+            Store.at(tmp_path).rebuild([later])
+        elif looks == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.time, "sleep", sleep)
+    assert report.main(["--watch", "--results", str(tmp_path)]) == 130
+    assert capsys.readouterr().out.count("report.html") == 2
+    assert "Predictor" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize("kind", report.FORMATS)
 def test_words_for_a_paper_have_the_files_numbers(kind: str, shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["--results", str(shown), "--format", kind]) == 0

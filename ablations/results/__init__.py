@@ -226,8 +226,9 @@ def compare(
     data: str | None = None,
     root: Root = None,
 ) -> Interval:
-    """The difference of two rows in kNN top-1, `row` minus `other`, points, paired by seed: its mean over the seeds that
-    both have, with its 95 % t interval. It is of this one difference alone: a table's claims share their error rate.
+    """The difference of two rows in kNN top-1, `row` minus `other`, points: the mean over the seeds that both have, paired.
+
+    Its 95 % t interval is of this one difference alone: a table's claims share their error rate.
 
     Raises UserError as `load` does, for an unknown row, and with no seed in common.
     """
