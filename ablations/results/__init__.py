@@ -226,7 +226,7 @@ def compare(
     data: str | None = None,
     root: Root = None,
 ) -> Interval:
-    """The difference of two rows in kNN top-1, `row` minus `other`, points: the mean over the seeds that both have, paired.
+    """The difference of two rows in kNN top-1, `row` minus `other`, points: its mean over the seeds that both have.
 
     Its 95 % t interval is of this one difference alone: a table's claims share their error rate.
 
