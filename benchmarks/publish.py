@@ -87,12 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     until = None if args.time_limit is None else time.monotonic() + 60 * args.time_limit
     try:
         say(f"{published.unpack(into, store)} trials taken from {into.folder}.")
-        for part in PARTS[args.recipe]:
+        for i, part in enumerate(parts := PARTS[args.recipe]):
             left = None if until is None else (until - time.monotonic()) / 60
             if left is not None and left < _SHORTEST:
                 return _TIME_LIMIT
             code = run.main([*part.command(args), *([] if left is None else ["--time-limit", f"{left:.2f}"])])
-            _publish(args, store, into)
+            _publish(args, store, into, parts[: i + 1])
             if code:
                 return code
     except UserError as error:
@@ -141,9 +141,9 @@ def _says(verdict: Verdict, lines: Sequence[Result]) -> str:
     return f"{verdict.verdict} ({verdict.n} seed{'s' * (verdict.n > 1)}{shows}){', stale' * stale}"
 
 
-def _publish(args: argparse.Namespace, store: Store, into: Store) -> None:
-    """Write what is done by now, with a page on how it was made."""
-    trials = list(_trials(args))
+def _publish(args: argparse.Namespace, store: Store, into: Store, parts: Sequence[Part]) -> None:
+    """Write what is done of these parts, with a page on how it was made."""
+    trials = list(_trials(args, parts))
     lines = published.pack(trials, store, into)
     for outcome in ("finished", "collapsed"):
         first = next((line for line in lines if line["outcome"] == outcome), None)
@@ -155,8 +155,8 @@ def _publish(args: argparse.Namespace, store: Store, into: Store) -> None:
     into.folder.write("README.md", (_page(args, trials, lines) + "\n" + claims + "\n").encode())
 
 
-def _trials(args: argparse.Namespace) -> Iterable[Trial]:
-    for part in PARTS[args.recipe]:
+def _trials(args: argparse.Namespace, parts: Sequence[Part]) -> Iterable[Trial]:
+    for part in parts:
         asked = options.parser().parse_args(part.command(args))
         (seeds,) = options.looks(asked)
         yield from request.read(asked).trials(seeds)
