@@ -267,10 +267,10 @@ def _conclude(
     for failure in failures:
         say(f"Failed: {failure['fingerprint']}: {failure['message']}")
     say("\n" + "\n".join(f"Results: {store.folder}/{table.name}.parquet" for table in request.tables))
-    _write_page(store)
     if left:
         say(f"The time limit has come before {len(left)} trainings. The same command goes on from here.")
         return _TIME_LIMIT
+    _write_page(store)
     return 1 if failures else 0
 
 
