@@ -78,13 +78,14 @@ PARTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code: run.py's worst."""
+    """The command line. Returns run.py's exit code. A failed trial stops no other table."""
     args = _parser().parse_args(argv)
     if args.recipe is None:
         say(claims(PUBLISHED))
         return 0
     store, into = Store.at(args.results), Store.at(args.into or PUBLISHED / args.recipe)
     until = None if args.time_limit is None else time.monotonic() + 60 * args.time_limit
+    worst = 0
     try:
         say(f"{published.unpack(into, store)} trials taken from {into.folder}.")
         for i, part in enumerate(parts := PARTS[args.recipe]):
@@ -93,12 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _TIME_LIMIT
             code = run.main([*part.command(args), *([] if left is None else ["--time-limit", f"{left:.2f}"])])
             _publish(args, store, into, parts[: i + 1])
-            if code:
+            if code > 1:
                 return code
+            worst = max(worst, code)
     except UserError as error:
         say(f"error: {error}", error=True)
         return 2
-    return 0
+    return worst
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,6 +147,8 @@ def _publish(args: argparse.Namespace, store: Store, into: Store, parts: Sequenc
     """Write what is done of these parts, with a page on how it was made."""
     trials = list(_trials(args, parts))
     lines = published.pack(trials, store, into)
+    if not lines:
+        return
     for outcome in ("finished", "collapsed"):
         first = next((line for line in lines if line["outcome"] == outcome), None)
         if first:

@@ -60,6 +60,20 @@ def test_other_seeds_are_published_elsewhere(place: Path) -> None:
     assert "--first-seed 5" in (place / "published" / "README.md").read_text()
 
 
+def test_a_run_that_nothing_has_come_of_publishes_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish.run, "main", lambda argv: 130)
+    assert published_in(place) == 130
+    assert not (place / "published").exists()
+
+
+def test_a_failed_trial_stops_no_other_table(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(publish.PARTS, "tiny", (publish.Part("stop_gradient"), publish.Part("similarity")))
+    asked = []
+    monkeypatch.setattr(publish.run, "main", lambda argv: asked.append(argv[1]) or 1)
+    assert published_in(place) == 1
+    assert asked == ["stop_gradient", "similarity"]
+
+
 def test_the_time_limit_ends_it_with_its_exit_code(place: Path) -> None:
     assert published_in(place, "--time-limit", "0.1") == 75
     assert not (place / "published").exists()
