@@ -31,7 +31,7 @@ class Agreement:
         outcomes: of one and of the other: outcome -> seeds.
         means: kNN top-1, per cent, of one and of the other, at 95 % each; None where no seed has a number.
         difference: one minus other, points, at 95 % over all rows compared; None with less than two seeds in either.
-        shared: trainings that are in both with the same numbers, as of the same Config on the same kind of machine.
+        shared: results that are in both with the same numbers, as of the same Config on the same kind of machine.
     """
 
     table: str

@@ -148,7 +148,7 @@ def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
             aligned(cells),
             "",
             f"{len(rows)} rows: {_counted(row.says for row in rows)}. The differences hold together at 95 %: ± is what "
-            f"they could have missed. {shared} trainings are in both, with the same numbers.",
+            f"they could have missed. {shared} of their results are in both, with the same numbers.",
             "",
             aligned(judged),
             "",

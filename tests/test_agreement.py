@@ -108,7 +108,7 @@ def test_the_command_compares_folders(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "2 rows: 2 agree." in told
     assert "3 claims: 3 same." in told
     assert results_main.main(["compare", str(one), str(one)]) == 0
-    assert "10 trainings are in both" in capsys.readouterr().out
+    assert "10 of their results are in both" in capsys.readouterr().out
     other = published(tmp_path / "other", {"with": list(OTHER), "without": [90.0, 92, 91, 93, 89]})
     assert results_main.main(["compare", str(one), str(other)]) == 1
     assert "2 rows: 1 agree, 1 differ." in capsys.readouterr().out
