@@ -53,10 +53,11 @@ def results(table: Table, lines: Sequence[Result]) -> str:
             published = [f"{told[row.name]['reference']:.1f}" if row.name in told else "-" for _ in others]
             stale = ", stale" if any(map(provenance.is_stale, seeds)) else ""
             name = row.name + " *" * any(line.get("baseline") for line in seeds)
-            cost = [f"{sum(line.get('price') or 0.0 for line in seeds):.2f}" for _ in prices]
+            cost = [price(line.get("price") for line in seeds) for _ in prices]
             cells.append((name, paper, *published, *ours, _outcomes(seeds) + stale, _time(seeds), *cost))
     text = [
-        f"{table.title} ({table.section}). " + (_OF_BOXES if numbers is _DETECTION else _OF_CLASSES),
+        f"{table.title} ({table.section})",
+        _OF_BOXES if numbers is _DETECTION else _OF_CLASSES,
         *(["", _which(lines[0])] if lines else []),
         "",
         aligned(cells),
@@ -75,6 +76,12 @@ def _which(line: Result) -> str:
     foreign = " These are not the digits." if line["recipe"] == "digits" != line["data"].partition("@")[0] else ""
     encoder = f" Encoder: {line['encoder_from']}." if line.get("encoder_from") else ""
     return f"Recipe {line['recipe']}, data {line['data']}{changed}.{foreign}{encoder}"
+
+
+def price(prices: Iterable[float | None]) -> str:
+    """What several trials cost together, with two digits that count."""
+    total = sum(each or 0.0 for each in prices)
+    return f"{total:.2f}" if total >= 0.1 else f"{total:.2g}"
 
 
 def spread(lines: Sequence[Result], name: str, digits: int) -> str:

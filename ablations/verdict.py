@@ -151,7 +151,8 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
     for better, worse in pairs:
         values = paired(rows[better], rows[worse], claim.kind)
         if len(values) < 2:
-            evidence = f"{better} and {worse} have {len(values)} seeds in common: too few for an interval"
+            common = f"{len(values)} seed{'s' * (len(values) != 1)} in common"
+            evidence = f"{better} and {worse} have {common}: too few for an interval"
             return Verdict(claim, UNDECIDED, evidence, len(values), open=True)
         step = 0.0 if claim.kind == UNSTABLE else resolution(rows[better].values())
         found.append(Difference(better, worse, interval(values, alpha / len(pairs), resolution=step)))

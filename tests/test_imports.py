@@ -62,7 +62,7 @@ ARROWS = {
     },
     "todays": {"table"},
     "fidelity": {"verdict"},
-    "page": {"page", "board", "columns", "provenance", "store", "table", "todays", "verdict"},
+    "page": {"page", "board", "columns", "printed", "provenance", "store", "table", "todays", "verdict"},
     "report": {"page", "request", "store", "table", "terminal"},
     "agreement": {"table", "verdict"},
     "published": {"columns", "lines", "provenance", "store", "table"},

@@ -101,6 +101,13 @@ def test_the_baseline_is_marked_and_the_price_told() -> None:
     assert "* is the row that the others change" in text
 
 
+@pytest.mark.parametrize(
+    ("prices", "text"), [([0.5, 0.25], "0.75"), ([None, 12], "12.00"), ([1.234e-4], "0.00012"), ([], "0")]
+)
+def test_prices_have_two_digits_that_count(prices: list[float | None], text: str) -> None:
+    assert printed.price(prices) == text
+
+
 def test_claims_say_what_their_intervals_are_and_whose_they_are() -> None:
     table = tables.get("stop_gradient")
     lines = [

@@ -100,7 +100,7 @@ def test_collapse_is_judged_from_the_first_seed(outcomes: list[str], collapses: 
 def test_with_one_seed_no_difference_is_judged() -> None:
     found = judge(Claim(WORSE, ("b", "a"), "", margin=1.0), lines(a=[90.0], b=[10.0]))
     assert (found.verdict, found.open) == (UNDECIDED, True)
-    assert "have 1 seeds in common" in found.evidence
+    assert "have 1 seed in common" in found.evidence
 
 
 def test_rows_that_cannot_run_leave_a_claim_undecided_for_good() -> None:

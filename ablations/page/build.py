@@ -20,6 +20,7 @@ from ablations.columns import Result
 from ablations.page import charts, paper
 from ablations.page.evidence import Evidence, Shown, Stage
 from ablations.page.paper import mean_text
+from ablations.printed import price
 from ablations.store import Store
 from ablations.table import Claim
 from ablations.verdict import METRIC, UNTRAINED, Verdict, number
@@ -184,7 +185,7 @@ def _cost(lines: Sequence[Result], priced: bool) -> Iterator[str]:
         values = [line[name] for line in lines if number(line[name])]
         yield text(statistics.fmean(values)) if values else "-"
     if priced:
-        yield f"{sum(line['price'] or 0.0 for line in lines):.2f}"
+        yield price(line["price"] for line in lines)
 
 
 def _charts(shown: Shown) -> Iterator[dict[str, Any]]:
