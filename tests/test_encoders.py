@@ -412,7 +412,7 @@ def test_fine_tuning_that_was_killed_is_bit_for_bit_the_same(kept: Path) -> None
         (("--from", "stop_gradient/with", "--weights", "x"), "--from and --weights exclude each other."),
         (
             ("--from", "stop_gradient/with", "--set", "width=8"),
-            "--set width=8: the encoder of stop_gradient/with (digits, digits@15bec4e102d14cf1, dim=16",
+            "--set width=8: the encoder of stop_gradient/with (digits, digits@15bec4e102d14cf1, base_lr=0.5",
         ),
     ],
 )

@@ -44,7 +44,9 @@ def plain_backbone(**changes: Any) -> nn.Module:
 @pytest.mark.parametrize("size", [8, 16])
 def test_gradients_of_narrow_networks_are_those_of_double_precision(width: int, size: int) -> None:
     """oneDNN's backward pass of a narrow 1 x 1 convolution at stride 2 corrupts the heap; float64 does not use it."""
-    narrow = plain_backbone(width=width, batch_size=64).train().to(memory_format=torch.channels_last)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        narrow = plain_backbone(width=width, batch_size=64).train().to(memory_format=torch.channels_last)
     exact = copy.deepcopy(narrow).double()
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
@@ -55,8 +57,8 @@ def test_gradients_of_narrow_networks_are_those_of_double_precision(width: int, 
         for one, other in zip(narrow.parameters(), exact.parameters(), strict=True):
             assert one.grad is not None
             assert other.grad is not None
-            scale = float(other.grad.abs().max())
-            torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-3, atol=1e-4 * scale)
+            # A ReLU that rounding flips moves a gradient by some per mille; the fault by its whole size.
+            assert (one.grad.double() - other.grad).norm() <= 0.05 * other.grad.norm()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
