@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablations.table import Table
-from ablations.verdict import ALPHA, METRIC, UNDECIDED, Interval, Verdict, interval, resolution
+from ablations.verdict import ALPHA, METRIC, UNDECIDED, Interval, Verdict, interval, number, resolution
 
 AGREE, DIFFER, TOO_FEW = "agree", "differ", "too few seeds"
 SAME, OPEN, CONTRARY = "same", "open", "contrary"
@@ -93,7 +93,7 @@ _NUMBERS = "outcome", "loss", METRIC, "linear_top1"
 
 
 def _values(lines: Iterable[Line]) -> list[float]:
-    return [line[METRIC] for line in lines if line[METRIC] is not None and math.isfinite(line[METRIC])]
+    return [line[METRIC] for line in lines if number(line[METRIC])]
 
 
 def _mean(values: Sequence[float], step: float) -> Interval | None:

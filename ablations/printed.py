@@ -54,7 +54,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
             stale = ", stale" if any(map(provenance.is_stale, seeds)) else ""
             name = row.name + " *" * any(line.get("baseline") for line in seeds)
             cost = [price(line.get("price") for line in seeds) for _ in prices]
-            cells.append((name, paper, *published, *ours, _outcomes(seeds) + stale, _time(seeds), *cost))
+            cells.append((name, paper, *published, *ours, outcomes(seeds) + stale, _time(seeds), *cost))
     text = [
         f"{table.title} ({table.section})",
         _OF_BOXES if numbers is _DETECTION else _OF_CLASSES,
@@ -101,7 +101,8 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _outcomes(lines: Sequence[Result]) -> str:
+def outcomes(lines: Sequence[Result]) -> str:
+    """How a row's seeds ended, as `finished`, or `4 finished, 1 collapsed`."""
     counts = Counter(line["outcome"] for line in lines)
     return ", ".join(o if n == len(lines) else f"{n} {o}" for o, n in counts.items())
 
@@ -143,8 +144,8 @@ def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
     for row in rows:
         means = ["-" if mean is None else _interval(mean) for mean in row.means]
         between = "-" if row.difference is None else f"{row.difference.mean:+.2f} ± {row.difference.half:.2f}"
-        outcomes = [", ".join(f"{n} {outcome}" for outcome, n in sorted(each.items())) for each in row.outcomes]
-        cells.append((f"{row.table}: {row.row}", *means, between, *outcomes, row.says))
+        ended = [", ".join(f"{n} {outcome}" for outcome, n in sorted(each.items())) for each in row.outcomes]
+        cells.append((f"{row.table}: {row.row}", *means, between, *ended, row.says))
     judged = [("claim", "verdict", "other's", "says")]
     judged += [
         (f"{each.table.name}: {each.one.claim}", each.one.verdict, each.other.verdict, each.says) for each in claims

@@ -20,7 +20,7 @@ from ablations.columns import Result
 from ablations.page import charts, paper
 from ablations.page.evidence import Evidence, Shown, Stage
 from ablations.page.paper import mean_text
-from ablations.printed import price
+from ablations.printed import outcomes, price
 from ablations.store import Store
 from ablations.table import Claim
 from ablations.verdict import METRIC, UNTRAINED, Verdict, number
@@ -171,7 +171,7 @@ def _rows(name: str, shown: Shown) -> tuple[list[str], list[dict[str, Any]]]:
         numbers += [str(len(lines)), *(mean_text(shown.mean(row, column)) for column in accuracies.values())]
         numbers += [mean_text(shown.mean(row, column), digits) for column, digits in forensics.values()]
         cells = [{"text": text, "number": True} for text in numbers]
-        ended = paper.outcomes(lines) + (", stale" if shown.stale(row) else "")
+        ended = outcomes(lines) + (", stale" if shown.stale(row) else "")
         cells.append({"text": ended, "number": False})
         cells += [{"text": text, "number": True} for text in _cost(lines, priced)]
         baseline = any(line["baseline"] for line in lines)

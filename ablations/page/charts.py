@@ -51,15 +51,15 @@ def _chart(lines: Sequence[Result]) -> Any:
     return alt.Chart(alt.InlineData(values=[dict(line) for line in lines]))
 
 
-def _rows(shown: Shown) -> tuple[list[str], alt.Color, alt.StrokeDash]:
-    """The names of the rows, and the encodings that tell them apart."""
+def _rows(shown: Shown) -> tuple[alt.Color, alt.StrokeDash]:
+    """The encodings that tell the rows apart."""
     names = [row.name for row in shown.rows]
     hues = list(itertools.islice(itertools.cycle(HUES), len(names)))
     dashes = [list(DASHES[i // len(HUES) % len(DASHES)]) for i in range(len(names))]
     if len(names) <= len(DASHES):
         dashes = [list(dash) for dash in DASHES[: len(names)]]
     color = alt.Color("row:N", title=None).scale(domain=names, range=hues)
-    return names, color, alt.StrokeDash("row:N", title=None).scale(domain=names, range=dashes)
+    return color, alt.StrokeDash("row:N", title=None).scale(domain=names, range=dashes)
 
 
 def dots(shown: Shown) -> Any:
@@ -171,7 +171,7 @@ def curves(shown: Shown) -> Any:
 
 
 def _panel(shown: Shown, name: str, title: str) -> Any:
-    _, color, dash = _rows(shown)
+    color, dash = _rows(shown)
     lines = list(_thinned(shown, name))
     if not lines:
         return None
@@ -217,7 +217,7 @@ def _thinned(shown: Shown, name: str) -> Iterator[Result]:
 
 def spectrum(shown: Shown) -> Any:
     """The singular values of centred z/‖z‖ at the end, the first seed of each row: how many directions are alive."""
-    _, color, dash = _rows(shown)
+    color, dash = _rows(shown)
     lines = [
         {"row": row.name, "i": i + 1, "value": round(value, 6)}
         for row in shown.rows

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
 from ablations.columns import Result
 from ablations.page.evidence import Shown, Stage
+from ablations.printed import outcomes
 from ablations.verdict import Interval
 
 BIBTEX = """\
@@ -35,13 +36,6 @@ def frame(shown: Shown) -> pd.DataFrame:
         line["outcome"] = outcomes(shown.of(row))
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def outcomes(lines: Sequence[Result]) -> str:
-    """How a row's seeds ended, as `finished`, or `4 finished, 1 collapsed`."""
-    names = [line["outcome"] for line in lines]
-    distinct = dict.fromkeys(names)
-    return ", ".join(name if len(distinct) == 1 else f"{names.count(name)} {name}" for name in distinct)
 
 
 def csv(shown: Shown) -> str:
