@@ -10,6 +10,7 @@ import json
 import re
 import typing
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from simsiam import config as configs
 
 Result = dict[str, Any]
 
-_STAMPS = b"stamps"  # the key in a file's metadata
+_STAMPS, _DEFINITIONS = b"stamps", b"tables"  # keys in a file's metadata
 _DIGESTS = {"fingerprint": re.compile("[0-9a-f]{20}"), "sources": re.compile("[0-9a-f]{16}")}  # files are named by them
 
 # What a Config's field was before it was one: files of an earlier version lack it.
@@ -138,18 +139,34 @@ def schema(columns: Columns) -> pa.Schema:
     return pa.schema([pa.field(name, kind, metadata={"unit": unit}) for name, (kind, unit) in columns.items()])
 
 
-def encoded(columns: Columns, lines: list[Result], stamps: Mapping[str, Any] | None = None) -> bytes:
-    """A Parquet file of these lines; of a table, with the stamps of the trials' files that its lines are of."""
+def encoded(
+    columns: Columns,
+    lines: list[Result],
+    stamps: Mapping[str, Any] | None = None,
+    definitions: Mapping[str, Any] = MappingProxyType({}),
+) -> bytes:
+    """A Parquet file of these lines; of a table, with the stamps of the trials' files that its lines are of, and with
+    its definitions where it carries some (ablations/definition.py)."""
+    told = {} if stamps is None else {_STAMPS: json.dumps(stamps)}
+    told |= {_DEFINITIONS: json.dumps(definitions)} if definitions else {}
     buffer = io.BytesIO()
-    made = schema(columns) if stamps is None else schema(columns).with_metadata({_STAMPS: json.dumps(stamps)})
-    pq.write_table(pa.Table.from_pylist(lines, schema=made), buffer)
+    pq.write_table(pa.Table.from_pylist(lines, schema=schema(columns).with_metadata(told or None)), buffer)
     return buffer.getvalue()
 
 
 def stamps_in(content: bytes) -> dict[str, Any]:
     """Those that `encoded` was given; none of a file that it was not."""
-    told = pq.ParquetFile(pa.BufferReader(content)).schema_arrow.metadata or {}
-    found: dict[str, Any] = json.loads(told.get(_STAMPS, b"{}"))
+    return _told(content, _STAMPS)
+
+
+def definitions_in(content: bytes) -> dict[str, Any]:
+    """The same of the definitions."""
+    return _told(content, _DEFINITIONS)
+
+
+def _told(content: bytes, name: bytes) -> dict[str, Any]:
+    metadata = pq.ParquetFile(pa.BufferReader(content)).schema_arrow.metadata or {}
+    found: dict[str, Any] = json.loads(metadata.get(name, b"{}"))
     return found
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from ablations import provenance
-from ablations import table as tables
+from ablations import catalogue, provenance
 from ablations.columns import Result
 from ablations.store import Store
 from simsiam.config import Config
@@ -18,7 +17,7 @@ _TOOK = ("fingerprint", "device", "outcome", "epochs", "wall_seconds")
 def costs(store: Store) -> list[Result]:
     """What `seconds` looks at, of all that the table files have."""
     lines: dict[str, Result] = {}
-    for name in tables.names():
+    for name in catalogue.there(store):
         lines |= {line["fingerprint"]: line for line in store.table(name, [*_COST, *_TOOK])}
     return [line for line in lines.values() if line["wall_seconds"] is not None]
 

@@ -198,3 +198,21 @@ def _write_to_disk(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The place of one trial's checkpoint."""
+
+    folder: Folder
+    name: str
+
+    def modified(self) -> int | None:
+        """When it was written last, in ns; None if it is not there."""
+        return self.folder.modified(self.name)
+
+    def read(self) -> bytes | None:
+        return self.folder.read(self.name)
+
+    def write(self, content: bytes) -> None:
+        self.folder.write(self.name, content)

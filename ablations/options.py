@@ -19,7 +19,10 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ablations/run.py", description="Train the rows of the paper's tables.")
     add = parser.add_argument
     add("--list", action="store_true", help="list tables, rows and recipes, and exit")
-    add("--table", help="which table, or 'all'")
+    add("--table", help="which table, 'all', or FILE.py with one of your own")
+    add("--grid", action="append", default=[], metavar="FIELD=VALUE,VALUE", help="each combination of these as a row")
+    add("--tune", action="append", default=[], metavar="FIELD=VALUE,VALUE", help="each row of a table at its own best")
+    add("--name", help="of the grid's table (default: made of its fields)")
     add("--recipe", default="digits", help="which baseline (default: digits)")
     add(
         "--data",
@@ -77,7 +80,7 @@ def looks(args: argparse.Namespace, seeds: Sequence[int] = (0,)) -> list[Sequenc
         return [range(n) for n in (*(n for n in _LOOKS if n < most), most)]
     if args.seeds is not None:
         return [_seeds(args.seeds)]
-    return [range(_SEEDS_OF_A_VERDICT) if args.claims else seeds]
+    return [range(_SEEDS_OF_A_VERDICT) if args.claims or args.tune else seeds]
 
 
 def _seeds(text: str) -> range:

@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ablations import estimate, provenance
-from ablations import table as tables
+from ablations import estimate, planning, provenance
 from ablations.agreement import Agreement, ClaimTwice
 from ablations.board import duration
 from ablations.fidelity import Fidelity
@@ -58,7 +57,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
     text = [
         f"{table.title} ({table.section})",
         _OF_BOXES if numbers is _DETECTION else _OF_CLASSES,
-        *(["", _which(lines[0])] if lines else []),
+        *(["", which(lines[0])] if lines else []),
         "",
         aligned(cells),
     ]
@@ -70,7 +69,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
     return "\n".join([*text, *([""] if below else []), *below])
 
 
-def _which(line: Result) -> str:
+def which(line: Result) -> str:
     """The recipe, data and changes that a table is of."""
     changed = f", --set {line['overrides']}" if line["overrides"] else ""
     foreign = " These are not the digits." if line["recipe"] == "digits" != line["data"].partition("@")[0] else ""
@@ -119,7 +118,7 @@ def plan(trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, wh
         todo: fingerprint -> trial, of those that this command runs.
         where: in words.
     """
-    distinct = tables.distinct(trials)
+    distinct = planning.distinct(trials)
     states = store.states(distinct)
     lines = [
         f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint) or 'infeasible: ' + str(t.infeasible)}"

@@ -36,7 +36,7 @@ def pack(trials: Sequence[Trial], store: Store, into: Store) -> list[Result]:
         if lines:
             curves = store.curves(name, [line["fingerprint"] for line in lines])
             into.folder.write(f"curves/{name}.parquet", encoded(PACKED, list(_flat(curves.items()))))
-            into.folder.write(f"{name}.parquet", encoded(COLUMNS, lines))
+            into.folder.write(f"{name}.parquet", encoded(COLUMNS, lines, definitions=store.definitions(name)))
             packed += lines
     return packed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from ablations import table as tables
+from ablations import planning
 from ablations.table import Trial, UserError
 from simsiam import config as configs
 
@@ -53,7 +53,7 @@ def find(trial: Trial) -> Reference | None:
         return None
     chosen = {"method": config.method, "epochs": config.epochs, "batch_size": config.batch_size}
     try:
-        itself = dataclasses.replace(tables.recipe(trial.recipe, config.data, chosen), seed=config.seed)
+        itself = dataclasses.replace(planning.recipe(trial.recipe, config.data, chosen), seed=config.seed)
     except UserError:
         return None
     # The predictor's lr decays in some of the paper's baselines, and in the sources.

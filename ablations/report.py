@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ablations import request
-from ablations import table as tables
+from ablations import catalogue, request
 from ablations.store import Store
 from ablations.table import UserError
 from ablations.terminal import say
+from simsiam import config as configs
 
 if TYPE_CHECKING:
     from ablations.page.evidence import Evidence, Shown, Stage
@@ -33,10 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for a wrong command, 130 after Ctrl-C."""
     args = _parser().parse_args(argv)
     try:
-        if args.table is not None:
-            tables.get(args.table)
         store = Store.at(request.results_place(args.results))
         store.folder.check_readable()
+        if args.table is not None and args.table not in (known := catalogue.there(store)):
+            raise UserError(configs.unknown("table", args.table, known))
         if args.format:
             say(words(store, args.format, args.table))
         elif args.figures:

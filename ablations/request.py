@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablations import table as tables
+from ablations import asked as named
+from ablations import planning
 from ablations.options import MOST_SEEDS
 from ablations.table import Encoders, Table, Trial, UserError
 from simsiam import config as configs
@@ -86,7 +87,7 @@ class Request:
         return [
             self._placed(trial)
             for table in self.tables
-            for trial in tables.plan(
+            for trial in planning.plan(
                 table,
                 recipe=self.recipe,
                 data=self.source.name,
@@ -110,15 +111,14 @@ class Request:
         return [row for row in rows if self.rows is None or row in self.rows]
 
 
-def read(args: argparse.Namespace, encoders: Encoders = tables.no_encoders) -> Request:
+def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) -> Request:
     """Raises UserError for what cannot be asked. A time limit counts from now.
 
     Args:
         encoders: those of `--from` or `--weights`.
     """
     begun = time.time()
-    if not args.table:
-        raise UserError(f"Name a table with --table. Known: {', '.join(tables.names())}, all.")
+    asked = named.tables(args)
     for option, low, high in (
         ("seeds_until_decided", 1, MOST_SEEDS),
         ("workers", 1, 100_000),
@@ -145,37 +145,19 @@ def read(args: argparse.Namespace, encoders: Encoders = tables.no_encoders) -> R
     _check_the_launcher(args)
     if args.table == "all" and args.rows:
         raise UserError("--rows is of one table. Got --table all: name one.")
-    asked, its = _tables(args), source(args)
+    its, changed = source(args), overrides(args.set)
     if args.table == "all":
         asked = [table for table in asked if table.detects == (its.layout == "voc")]
     return Request(
-        tables=asked,
+        tables=named.with_grid(asked, args, data=its.name, overrides=changed, encoders=encoders),
         recipe=args.recipe,
         source=its,
-        overrides=overrides(args.set),
+        overrides=changed,
         rows=None if args.rows is None else [name.strip() for name in args.rows.split(",")],
         args=args,
         encoders=encoders,
         until=None if args.time_limit is None else begun + 60 * args.time_limit - _END_SECONDS,
     )
-
-
-def _tables(args: argparse.Namespace) -> list[Table]:
-    """The tables that are asked for: with `all`, those that need no encoder unless one is given. Raises UserError."""
-    asked = [tables.get(name) for name in (tables.names() if args.table == "all" else [args.table])]
-    given = next((option for option in ("from", "weights") if _given(args, option)), None)
-    if given and not any(table.needs_encoder for table in asked):
-        known = ", ".join(name for name in tables.names() if tables.get(name).needs_encoder)
-        raise UserError(f"--{given} is for tables that start from an encoder: {known}. Got --table {args.table}.")
-    needing = [table.name for table in asked if table.needs_encoder]
-    if needing and not given and args.table != "all":
-        raise UserError(f"Table {needing[0]} starts from an encoder: give --from TABLE/ROW or --weights FILE.")
-    return [table for table in asked if given or not table.needs_encoder]
-
-
-def _given(args: argparse.Namespace, option: str) -> str | None:
-    found: str | None = args.given if option == "from" else args.weights
-    return found
 
 
 def _check_the_launcher(args: argparse.Namespace) -> None:

@@ -15,9 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
     sys.path[0] = str(ROOT)
 
-from ablations import options  # noqa: E402
+from ablations import catalogue, options, planning  # noqa: E402
 from ablations import request as requests  # noqa: E402
-from ablations import table as tables  # noqa: E402
 from ablations.request import Request  # noqa: E402
 from ablations.table import Claim, Table, Trial, UserError  # noqa: E402
 from ablations.terminal import reason, say  # noqa: E402
@@ -65,8 +64,8 @@ def _hang_up(*_: object) -> None:
 
 def _listing() -> str:
     lines = ["Tables:"]
-    for name in tables.names():
-        table = tables.get(name)
+    for name in catalogue.names():
+        table = catalogue.get(name)
         lines.append(f"  {name:16} {table.title} ({table.section}): {', '.join(r.name for r in table.rows)}")
     lines += ["Recipes:", *(f"  {name}" for name in RECIPES)]
     return "\n".join(lines)
@@ -81,7 +80,7 @@ def _check(args: argparse.Namespace) -> int:
     try:
         say(data_check.report(source))
         if args.check:
-            data_check.sheet(source, tables.recipe(args.recipe, source.name, overrides), Path(args.check))
+            data_check.sheet(source, planning.recipe(args.recipe, source.name, overrides), Path(args.check))
             say(f"Twelve pictures, each with two views: {args.check}")
     except DataError as error:
         raise UserError(str(error)) from None
@@ -97,6 +96,8 @@ def _run(args: argparse.Namespace) -> int:
     store = Store.at(requests.results_place(args.results))
     encoders = _encoders(args, store)
     request, looks = requests.read(args, encoders), options.looks(args, encoders.seeds)
+    for table in request.tables:
+        catalogue.check_that_it_is_free(table, store)
     for note in request.source.notes:
         say(f"Data: {note}.")
     if args.plan:
@@ -105,12 +106,12 @@ def _run(args: argparse.Namespace) -> int:
         todo = _todo(trials, store, args.rerun)
         say(printed.plan(trials, todo, store, where=request.where))
         return 0
-    if not tables.distinct(first := request.trials(looks[0])):
+    if not planning.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
     store.folder.check_writable()
     encoders.keep(store)
     verdicts, left = _train(request, looks, store)
-    return _conclude(request, request.trials(looks[-1]), verdicts, store, left)
+    return _conclude(request, request.trials(looks[-1]), verdicts, store, left, len(looks))
 
 
 def _encoders(args: argparse.Namespace, store: Store) -> Encoders:
@@ -130,7 +131,7 @@ def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[
 
     Returns the verdicts, and the fingerprints that the time limit has left.
     """
-    from ablations import printed, verdict
+    from ablations import grid, printed, verdict
 
     rows: dict[str, list[str]] | None = None
     found: dict[tuple[str, Claim], Verdict] = {}
@@ -150,6 +151,8 @@ def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[
                     found[table.name, now.claim] = now
                     if now.open:
                         rows.setdefault(table.name, []).extend(now.claim.rows)
+            if table.axes and (undecided := grid.undecided(table, lines, len(looks))):
+                rows[table.name] = undecided
         if left or not rows:
             break
     return [(table, found[table.name, claim]) for table in request.tables for claim in table.claims], left
@@ -165,7 +168,7 @@ def _lines(trials: list[Trial], table: Table, store: Store) -> list[dict[str, An
 
 def _todo(trials: list[Trial], store: Store, rerun: str | None) -> dict[str, Trial]:
     """Fingerprint -> trial, of those to train: what is missing or failed, and what --rerun names."""
-    distinct = tables.distinct(trials)
+    distinct = planning.distinct(trials)
     wanted = ("failed",) if rerun == "failed" else ("failed", "to run", "half done", rerun)
     states = store.states(distinct)
     unkept = store.unkept(states) if rerun == "unkept" else set()
@@ -180,7 +183,7 @@ def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial]
     from ablations.rebuild import Rebuild
 
     rebuild = Rebuild(store, trials)
-    done = [name for name, state in store.states(tables.distinct(trials)).items() if state == "done"]
+    done = [name for name, state in store.states(planning.distinct(trials)).items() if state == "done"]
     store.tidy(done)
     _supersede(request, done, todo, store)
     rebuild.at_once()
@@ -231,7 +234,7 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
             left = launch(todo, request.runtime, store, progress, rebuild)
     except data.DataError as error:
         raise UserError(str(error)) from None
-    ended = tables.distinct(todo).keys() - {trial.fingerprint for trial in left}
+    ended = planning.distinct(todo).keys() - {trial.fingerprint for trial in left}
     kept = {name for name, state in store.states(ended).items() if state == "done"}
     kept |= {failure["fingerprint"] for failure in store.failures(ended)}
     if lost := [trial.name for trial in todo if trial.fingerprint in ended - kept]:
@@ -253,16 +256,22 @@ def _launcher(args: argparse.Namespace) -> Callable[..., list[Trial]]:
 
 
 def _conclude(
-    request: Request, trials: list[Trial], verdicts: list[tuple[Table, Verdict]], store: Store, left: set[str]
+    request: Request,
+    trials: list[Trial],
+    verdicts: list[tuple[Table, Verdict]],
+    store: Store,
+    left: set[str],
+    looks: int,
 ) -> int:
     """Print the tables, the verdicts and the place of the results -> the exit code."""
-    from ablations import printed
+    from ablations import printed, printed_grid
 
     for table in request.tables:
-        say("\n" + printed.results(table, _lines(trials, table, store)))
-    if verdicts and request.judges:
+        lines = _lines(trials, table, store)
+        say("\n" + (printed_grid.results(table, lines, looks=looks) if table.axes else printed.results(table, lines)))
+    if verdicts and request.judges and not request.tables[0].tuned:
         say("\n" + printed.claims(verdicts, overrides=configs.canonical(request.overrides)))
-    ended = tables.distinct(trials).keys() - left
+    ended = planning.distinct(trials).keys() - left
     failures = store.failures(sorted(ended))
     for failure in failures:
         say(f"Failed: {failure['fingerprint']}: {failure['message']}")

@@ -16,10 +16,21 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from ablations import definition, provenance
 from ablations import lines as lines_of
-from ablations import provenance
-from ablations.columns import COLUMNS, CURVE, PACKED, PICTURES, TRIAL, Result, decoded, encoded, stamps_in
-from ablations.files import Folder
+from ablations.columns import (
+    COLUMNS,
+    CURVE,
+    PACKED,
+    PICTURES,
+    TRIAL,
+    Result,
+    decoded,
+    definitions_in,
+    encoded,
+    stamps_in,
+)
+from ablations.files import Checkpoint, Folder
 from ablations.lines import FAILED, INFEASIBLE, unfinished
 from ablations.table import Trial, UserError
 from simsiam.config import Config
@@ -28,24 +39,6 @@ from simsiam.methods import METHODS
 T = TypeVar("T")
 _DAMAGED = pa.ArrowException, OSError, ValueError, LookupError  # what reading a damaged file raises
 _AT_ONCE = 16  # files read at the same time: a bucket answers each after some hundredths of a second
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The place of one trial's checkpoint."""
-
-    folder: Folder
-    name: str
-
-    def modified(self) -> int | None:
-        """When it was written last, in ns; None if it is not there."""
-        return self.folder.modified(self.name)
-
-    def read(self) -> bytes | None:
-        return self.folder.read(self.name)
-
-    def write(self, content: bytes) -> None:
-        self.folder.write(self.name, content)
 
 
 @dataclass(frozen=True)
@@ -217,6 +210,10 @@ class Store:
         """The lines of results/<table>.parquet, with `columns` those alone; none if it is not there."""
         return self._read(f"{name}.parquet", columns) or []
 
+    def definitions(self, name: str) -> definition.Definitions:
+        """What results/<table>.parquet carries of its table; nothing of a table in ablations/tables."""
+        return self._of(f"{name}.parquet", self.folder.read(f"{name}.parquet"), definitions_in) or {}
+
     def fingerprints(self) -> list[str]:
         """Of every finished trial there is."""
         return [name.removesuffix(".parquet") for name in self.folder.names("trials")]
@@ -257,8 +254,9 @@ class Store:
         self, name: str, members: list[Trial], results: dict[str, Result | None], stamps: Mapping[str, Any]
     ) -> None:
         before = self.folder.read(f"{name}.parquet")
-        lines = {lines_of.key(line): line for line in self._lines(f"{name}.parquet", before) or []}
+        lines = {lines_of.key(line): line for line in self._of(f"{name}.parquet", before, decoded) or []}
         its = {} if before is None else stamps_in(before)
+        carried = definition.among({} if before is None else definitions_in(before), members)
         for trial in members:
             if result := results[trial.fingerprint]:
                 line = {**result, **lines_of.membership(trial)}
@@ -277,7 +275,7 @@ class Store:
             ),
         )
         if ordered:
-            self.folder.write(f"{name}.parquet", encoded(COLUMNS, ordered, its))
+            self.folder.write(f"{name}.parquet", encoded(COLUMNS, ordered, its, carried))
 
     def _stale(self, fingerprint: str) -> bool | None:
         """Whether a result is of other sources than these; None if it is not there."""
@@ -295,14 +293,14 @@ class Store:
 
         The bytes are read once: pyarrow would open the file twice, and another process may replace it in between.
         """
-        return self._lines(name, self.folder.read(name), columns)
+        return self._of(name, self.folder.read(name), lambda content: decoded(content, columns))
 
-    def _lines(self, name: str, content: bytes | None, columns: list[str] | None = None) -> list[Result] | None:
-        """The lines of a file of that name with that content; None if it is not there. Raises UserError."""
+    def _of(self, name: str, content: bytes | None, read: Callable[[bytes], T]) -> T | None:
+        """What is read of a file of that name with that content; None if it is not there. Raises UserError."""
         if content is None:
             return None
         try:
-            return decoded(content, columns)
+            return read(content)
         except _DAMAGED as error:
             path = f"{self.folder}/{name}"
             raise UserError(f"{path} is damaged ({error}). Remove it; what it held is made again.") from None

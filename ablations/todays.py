@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablations import table as tables
+from ablations import catalogue, planning
+from ablations.definition import Definitions
 from ablations.table import UNKNOWN, Encoder, Encoders
 from simsiam import config as configs
 from simsiam.recipes import RECIPES
@@ -19,18 +20,22 @@ COLUMNS = [*KEY, "encoder_from", "encoder", "backbone", "stem", "width"]  # with
 _ENOUGH = 1 << 40  # training pictures: whether there are too few changes no Config
 
 
-def mask(table: str, lines: Lines) -> list[bool]:
-    """Whether each line is of the Config that today's table, row and recipe give. Warns of those that are not."""
+def mask(table: str, lines: Lines, definitions: Definitions) -> list[bool]:
+    """Whether each line is of the Config that today's table, row and recipe give. Warns of those that are not.
+
+    Args:
+        definitions: those that the lines' file carries.
+    """
     planned: dict[tuple[Any, ...], dict[tuple[str, int], str]] = {}
     for kind in {_kind(line) for line in lines}:
         recipe, overrides, data, _ = kind
         try:
-            trials = tables.plan(
-                tables.get(table),
+            trials = planning.plan(
+                catalogue.carried(table, recipe, overrides, definitions),
                 recipe=recipe,
                 data=data,
                 train_images=_ENOUGH,
-                overrides=_fields(overrides),
+                overrides=fields(overrides),
                 seeds=sorted({line["seed"] for line in lines}),
                 encoders=_starts([line for line in lines if _kind(line) == kind]),
             )
@@ -50,16 +55,16 @@ def mask(table: str, lines: Lines) -> list[bool]:
 def canonical(overrides: str) -> str:
     """Overrides in the order in which they stand in a file; as they are if they are none."""
     try:
-        return configs.canonical(_fields(overrides))
+        return configs.canonical(fields(overrides))
     except ValueError:
         return overrides
 
 
 def length(recipe: str, overrides: str) -> tuple[int, str]:
     """How many epochs a recipe with these overrides has, and the overrides without them."""
-    fields = _fields(overrides)
-    epochs: int = fields.pop("epochs", RECIPES[recipe]["epochs"])
-    return epochs, configs.canonical(fields)
+    changed = fields(overrides)
+    epochs: int = changed.pop("epochs", RECIPES[recipe]["epochs"])
+    return epochs, configs.canonical(changed)
 
 
 def _kind(line: Mapping[Any, Any]) -> tuple[Any, ...]:
@@ -79,5 +84,6 @@ def _starts(lines: Lines) -> Encoders:
     return start
 
 
-def _fields(overrides: str) -> dict[str, Any]:
+def fields(overrides: str) -> dict[str, Any]:
+    """Field -> value of overrides as they stand in a file. Raises ValueError if they are none."""
     return {name: configs.parse(name, value) for name, _, value in (text.partition("=") for text in overrides.split())}

@@ -187,6 +187,25 @@ def _judge_divergence(claim: Claim, rows: Mapping[str, Mapping[int, Line]]) -> V
     return Verdict(claim, UNDECIDED, evidence, n)
 
 
+def differences(names: Iterable[str], baseline: str, lines: Iterable[Line], *, looks: int = 1) -> dict[str, Difference]:
+    """Row -> its difference to the baseline, of those that have one: a grid's, whose intervals hold together at 95 %.
+
+    Each of m is judged at level 1 - 0.05/m, as claims are, over the looks if seeds are added. A row that is the
+    baseline's own training has none; nor has one of fewer than two seeds in common.
+    """
+    rows: dict[str, dict[int, Line]] = {}
+    for line in lines:
+        rows.setdefault(line["row"], {})[line["seed"]] = line
+    itself = rows.get(baseline, {})
+    values = {name: paired(rows[name], itself) for name in names if name != baseline and name in rows}
+    compared = {name: several for name, several in values.items() if len(several) > 1}
+    step = resolution(itself.values())
+    return {
+        name: Difference(name, baseline, interval(several, ALPHA / len(compared) / looks, resolution=step))
+        for name, several in compared.items()
+    }
+
+
 def resolution(lines: Iterable[Line]) -> float:
     """The step in which the metric comes, points: one picture of the test set."""
     return max((100 / line["test_images"] for line in lines if line.get("test_images")), default=0.0)

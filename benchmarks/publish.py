@@ -20,8 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations import options, printed, provenance, published, request, results, run
-from ablations import table as tables
+from ablations import catalogue, options, printed, provenance, published, request, results, run
 from ablations.columns import Result
 from ablations.store import Store
 from ablations.table import Claim, Trial, UserError
@@ -126,7 +125,7 @@ def claims(place: Path) -> str:
         columns[recipe] = {(table.name, each.claim): _says(each, store.table(table.name)) for table, each in found}
     judged = {key for column in columns.values() for key in column}
     cells = [("section", "the paper's claim", *columns)]
-    for table in map(tables.get, tables.names()):
+    for table in map(catalogue.get, catalogue.names()):
         for claim in table.claims:
             if (key := (table.name, claim)) in judged:
                 says = (column.get(key, "not run") for column in columns.values())

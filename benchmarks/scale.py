@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ablations import provenance
+from ablations import catalogue, planning, provenance
 from ablations import table as tables
 from ablations.columns import TRIAL
 from ablations.rebuild import Rebuild
@@ -27,12 +27,14 @@ SEEDS = (1, 10, 50, 286)  # of all tables; 286 give some 10,000 rows
 
 def trials(seeds: int) -> list[tables.Trial]:
     plan = {"recipe": "digits", "data": "digits@15bec4e102d14cf1", "train_images": 1437, "overrides": {}}
-    return [trial for name in tables.names() for trial in tables.plan(tables.get(name), seeds=range(seeds), **plan)]
+    return [
+        trial for name in catalogue.names() for trial in planning.plan(catalogue.get(name), seeds=range(seeds), **plan)
+    ]
 
 
 def finish(store: Store, seeds: int) -> None:
     """A result for each training of the plan."""
-    for trial in tables.distinct(trials(seeds)).values():
+    for trial in planning.distinct(trials(seeds)).values():
         numbers = {"knn_top1": 90.0, "knn_top1_init": 50.0, "wall_seconds": 60.0, "test_images": 360}
         result = {**dict.fromkeys(TRIAL), **unfinished(trial.config, "finished", ""), **numbers}
         store.write(result, [{"epoch": 1, "loss": -0.9}])
@@ -69,7 +71,7 @@ def main() -> None:
             first, one = rebuild(store, seeds)
             full, megabytes = planned(folder, seeds)
             numbers = f"{empty:.2f} | {full:.2f} | {megabytes:.0f} | {first:.2f} | {one:.2f}"
-            lines.append(f"| {len(plan):,} | {len(tables.distinct(plan)):,} | {numbers} |")
+            lines.append(f"| {len(plan):,} | {len(planning.distinct(plan)):,} | {numbers} |")
             print(lines[-1], flush=True)
     text = f"""# Plans of many trials
 

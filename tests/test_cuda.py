@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from conftest import digits
 from torch import Tensor
 
-from ablations import table as tables
-from ablations import trial
-from ablations.table import plan
+from ablations import catalogue, trial
+from ablations.planning import plan
 from simsiam import data, loader, monitor, optim, precision, pretrain, views
 from simsiam.batch_norm import BatchNorm
 from simsiam.config import COMPILED, EAGER, GRAPH, Config, Runtime
@@ -178,9 +177,9 @@ def test_twenty_float64_steps_are_those_of_the_cpu(changes: dict[str, Any]) -> N
 def configs() -> list[Config]:
     """Every row of every table, on the digits in a small shape."""
     found = {}
-    for name in tables.names():
+    for name in catalogue.names():
         for each in plan(
-            tables.get(name),
+            catalogue.get(name),
             recipe="digits",
             data=data.locate(None).name,
             train_images=1437,

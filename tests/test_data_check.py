@@ -50,7 +50,7 @@ def test_broken_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_sheet_has_the_pictures_and_their_views(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_parquet(tmp_path / f"{split}.parquet", range(40))
-    config = run.tables.recipe("flowers", data.locate(tmp_path).name, {**PLAIN, "image_size": 8})
+    config = run.planning.recipe("flowers", data.locate(tmp_path).name, {**PLAIN, "image_size": 8})
     data_check.sheet(data.locate(tmp_path), config, tmp_path / "views.png")
     drawn = np.asarray(Image.open(tmp_path / "views.png"))
     assert drawn.shape == (4 * 128, 9 * 128, 3)

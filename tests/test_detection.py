@@ -13,7 +13,7 @@ import torch
 import voc
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from ablations import encoders, results, run
+from ablations import catalogue, encoders, planning, results, run
 from ablations import table as tables
 from ablations import trial as trials
 from ablations.store import Store
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(source: Source, **changes: Any) -> Config:
-    return tables.recipe("imagenet", source.name, {"method": "detection", **SMALL, **changes})
+    return planning.recipe("imagenet", source.name, {"method": "detection", **SMALL, **changes})
 
 
 # Its folders.
@@ -294,8 +294,8 @@ def test_the_table_of_detection_on_a_tiny_folder(
 def test_detection_and_other_methods_need_their_own_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(table: str, data_name: str) -> None:
         starts = dict(digest="0" * 16, network=dict(backbone="resnet10", stem="cifar", width=4), origin="x")
-        tables.plan(
-            tables.get(table), recipe="digits", data=data_name, train_images=100, overrides=dict(batch_size=4),
+        planning.plan(
+            catalogue.get(table), recipe="digits", data=data_name, train_images=100, overrides=dict(batch_size=4),
             encoders=lambda kind, fields: tables.Encoder(**starts),
         )  # fmt: skip
 
@@ -303,7 +303,7 @@ def test_detection_and_other_methods_need_their_own_data(folder: Path, monkeypat
     for table, name in (("detection", "digits@0"), ("stop_gradient", "voc@0")):
         with pytest.raises(UserError, match="boxes, "):
             plan(table, name)
-    monkeypatch.setattr(tables.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[detection\]"'):
         plan("detection", "voc@0")
 

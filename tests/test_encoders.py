@@ -23,8 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from ablations import encoders, results, run
-from ablations import table as tables
+from ablations import catalogue, encoders, planning, results, run
 from ablations.results import __main__ as results_main
 from ablations.store import Store
 from simsiam import config as configs
@@ -380,7 +379,7 @@ def test_fine_tuning_that_was_killed_is_bit_for_bit_the_same(kept: Path) -> None
     weights = encoders.weights(own.fingerprint[0], store)
     digest = encoder.digest(weights)
     chosen = {**tiny.FIELDS, "method": "supervised", "epochs": 3, "encoder": digest}
-    of = tables.recipe("digits", data.locate(None).name, chosen)
+    of = planning.recipe("digits", data.locate(None).name, chosen)
     decoded = trials.shared(data.locate(None), [of])[of.train_images]
     assert decoded is not None
 
@@ -484,7 +483,7 @@ def test_torchvisions_weights_are_a_row_where_they_can_be_had(monkeypatch: pytes
 
     def plan(**overrides: Any) -> Any:
         of = dict(recipe="flowers", data="images@0", train_images=3000, overrides=overrides)
-        trials = tables.plan(tables.get("flowers"), encoders=encoders.Encoders({}), **of)
+        trials = planning.plan(catalogue.get("flowers"), encoders=encoders.Encoders({}), **of)
         return next(trial for trial in trials if trial.row.name == "imagenet_supervised")
 
     monkeypatch.setattr(encoders, "_fetched", offline)

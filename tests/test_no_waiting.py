@@ -17,8 +17,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ablations import table as tables
-from ablations.table import plan
+from ablations import catalogue
+from ablations.planning import plan
 from simsiam import method as methods
 from simsiam import optim, views
 from simsiam.config import Config
@@ -50,7 +50,7 @@ class _Watch(TorchDispatchMode):
 def configs() -> dict[str, Config]:
     """Every row of every table that the digits can feed, with all augmentations on."""
     found = {}
-    for table in map(tables.get, tables.names()):
+    for table in map(catalogue.get, catalogue.names()):
         if table.needs_encoder:  # its rows train as those of another table do, if by this step at all
             continue
         for trial in plan(

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from ablations import board, printed, progress, provenance, verdict
-from ablations import table as tables
+from ablations import board, catalogue, planning, printed, progress, provenance, verdict
 
 
 def line(row: str, **values: Any) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def test_a_table_reads_like_the_papers() -> None:
         line("without", outcome="collapsed", linear_top1=10.0, wall_seconds=3700.0),
         line("without", outcome="failed", message="it broke", linear_top1=math.nan),
     ]
-    text = printed.results(tables.get("stop_gradient"), lines)
+    text = printed.results(catalogue.get("stop_gradient"), lines)
     rows = {
         cells[1]: cells[2:-1]
         for cells in ([c.strip() for c in row.split("|")] for row in text.split("\n"))
@@ -44,7 +43,7 @@ def test_a_table_reads_like_the_papers() -> None:
 
 def test_a_published_number_stands_beside_the_papers_where_there_is_one() -> None:
     told = {"reference": 90.4, "reference_of": "kNN, best epoch", "reference_source": "somebody"}
-    text = printed.results(tables.get("stop_gradient"), [line("with", **told), line("without")])
+    text = printed.results(catalogue.get("stop_gradient"), [line("with", **told), line("without")])
     rows = [[cell.strip() for cell in each.split("|")[1:4]] for each in text.split("\n") if each.startswith("| ")]
     assert rows == [["row", "paper", "reference"], ["with", "67.7", "90.4"], ["without", "0.1", "-"]]
     assert "Reference: somebody; kNN, best epoch." in text
@@ -56,8 +55,8 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def a_trial() -> Any:
-    return tables.plan(
-        tables.get("stop_gradient"), recipe="digits", data="digits@0", train_images=1437, overrides={"epochs": 4}
+    return planning.plan(
+        catalogue.get("stop_gradient"), recipe="digits", data="digits@0", train_images=1437, overrides={"epochs": 4}
     )[0]
 
 
@@ -95,7 +94,7 @@ def test_progress_is_a_live_table_in_a_terminal(
 
 def test_the_baseline_is_marked_and_the_price_told() -> None:
     lines = [line("with", baseline=True, price=0.25), line("with", baseline=True, price=0.5), line("without", price=1)]
-    text = printed.results(tables.get("stop_gradient"), lines)
+    text = printed.results(catalogue.get("stop_gradient"), lines)
     rows = [[cell.strip() for cell in each.split("|")] for each in text.split("\n") if each.startswith("| ")]
     assert [(cells[1], cells[-2]) for cells in rows] == [("row", "price"), ("with *", "0.75"), ("without", "1.00")]
     assert "* is the row that the others change" in text
@@ -109,7 +108,7 @@ def test_prices_have_two_digits_that_count(prices: list[float | None], text: str
 
 
 def test_claims_say_what_their_intervals_are_and_whose_they_are() -> None:
-    table = tables.get("stop_gradient")
+    table = catalogue.get("stop_gradient")
     lines = [
         line(row, seed=seed, fingerprint=f"{row}{seed}", knn_top1=value + seed, knn_top1_init=20.0)
         for row, value in (("with", 90.0), ("without", 20.0))

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from ablations import progress
-from ablations import table as tables
+from ablations import catalogue, planning, progress
 from ablations.progress import Progress
 
 
@@ -17,8 +16,8 @@ def test_a_terminal_without_rich_has_plain_lines(
 ) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    (trial,) = tables.plan(
-        tables.get("stop_gradient"), recipe="digits", data="digits@0", train_images=1437, overrides={}, rows=["with"]
+    (trial,) = planning.plan(
+        catalogue.get("stop_gradient"), recipe="digits", data="digits@0", train_images=1437, overrides={}, rows=["with"]
     )
     with Progress([trial]) as progress:
         progress.start(trial.fingerprint)
@@ -27,7 +26,7 @@ def test_a_terminal_without_rich_has_plain_lines(
 
 def a_hundred() -> list[Any]:
     asked = dict(recipe="digits", data="digits@0", train_images=1437, overrides={"epochs": 10})
-    return tables.plan(tables.get("batch_norm"), seeds=range(20), **asked)
+    return planning.plan(catalogue.get("batch_norm"), seeds=range(20), **asked)
 
 
 def test_what_is_left_in_all_is_told_from_the_speed_of_all(monkeypatch: pytest.MonkeyPatch) -> None:

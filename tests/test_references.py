@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from torchvision import datasets
 
-from ablations import references
-from ablations import table as tables
+from ablations import catalogue, planning, references
 from simsiam.data import DataError, locate, read
 from simsiam.data.torchvision_folders import FOLDERS
 
@@ -16,7 +15,7 @@ MANY = 50_000
 
 
 def numbers(table: str, data: str = "cifar10@0123456789abcdef", recipe: str = "cifar10", **overrides: Any) -> Any:
-    trials = tables.plan(tables.get(table), recipe=recipe, data=data, train_images=MANY, overrides=overrides)
+    trials = planning.plan(catalogue.get(table), recipe=recipe, data=data, train_images=MANY, overrides=overrides)
     found = [(trial.row.name, references.find(trial)) for trial in trials]
     return {row: reference.accuracy for row, reference in found if reference}
 

@@ -24,7 +24,7 @@ from lightly.loss.swav_loss import sinkhorn as lightlys_sinkhorn
 from lightly.models.utils import update_momentum
 from torch import Tensor
 
-from ablations import table as tables
+from ablations import catalogue, planning
 from ablations import trial as trials
 from ablations.table import UserError
 from simsiam import config as configs
@@ -47,7 +47,7 @@ def config(name: str, **changes: Any) -> Config:
     """A tiny trial of a method, as `--set method=` plans it."""
     chosen = {field: value for field, value in SMALL.items() if field not in SWITCHES or field in METHODS[name].acting}
     chosen |= {"eta_steps": 3} if name == "alternation" else {}
-    return tables.recipe("digits", data.locate(None).name, {"method": name, **chosen, **changes})
+    return planning.recipe("digits", data.locate(None).name, {"method": name, **chosen, **changes})
 
 
 def two(n: int = 12, d: int = 7, seed: int = 0) -> list[Tensor]:
@@ -213,13 +213,13 @@ def test_a_loss_is_computed_in_float32_where_the_network_runs_in_bfloat16(name: 
 
 
 def test_choosing_a_method_takes_all_that_it_is() -> None:
-    found = tables.recipe("imagenet", "imagenet@x", {"method": "simclr"})
+    found = planning.recipe("imagenet", "imagenet@x", {"method": "simclr"})
     assert (found.predictor, found.stop_gradient, found.optimizer, found.batch_size) == ("none", False, "lars", 4096)
     assert (found.projector_layers, found.temperature, found.lr) == (3, 0.1, pytest.approx(4.8))
-    assert tables.recipe("imagenet", "imagenet@x", {"method": "simclr", "base_lr": 0.1, "epochs": 7}).lr == 1.6
-    moco = tables.recipe("imagenet", "imagenet@x", {"method": "moco", "batch_size": 512})
+    assert planning.recipe("imagenet", "imagenet@x", {"method": "simclr", "base_lr": 0.1, "epochs": 7}).lr == 1.6
+    moco = planning.recipe("imagenet", "imagenet@x", {"method": "moco", "batch_size": 512})
     assert (moco.bn_group, moco.queue, moco.predictor_hidden, moco.batch_norm) == (64, 65536, None, "none")
-    lengths = [tables.recipe("imagenet", "imagenet@x", {"method": "byol", "epochs": n}) for n in (100, 200, 400, 800)]
+    lengths = [planning.recipe("imagenet", "imagenet@x", {"method": "byol", "epochs": n}) for n in (100, 200, 400, 800)]
     assert [each.base_lr for each in lengths] == [0.45, 0.3, 0.2, 0.2]
     assert [each.target_momentum for each in lengths] == [0.99, 0.99, 0.996, 0.996]
 
@@ -233,9 +233,9 @@ def test_fields_of_another_method_change_no_trial() -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_recipe_gives_a_method_all_that_it_needs(name: str) -> None:
-    for recipe in tables.recipes.RECIPES:
+    for recipe in planning.recipes.RECIPES:
         chosen = {"method": name, **({"eta_steps": 3} if name == "alternation" else {})}
-        assert tables.recipe(recipe, "x@0", chosen).method == name
+        assert planning.recipe(recipe, "x@0", chosen).method == name
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_every_recipe_gives_a_method_all_that_it_needs(name: str) -> None:
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        tables.recipe("digits", "digits@x", changes)
+        planning.recipe("digits", "digits@x", changes)
 
 
 # Whole trials.
@@ -380,8 +380,8 @@ def test_an_expectation_is_a_moving_average_of_each_picture() -> None:
 
 
 def test_averages_that_no_memory_holds_are_refused() -> None:
-    (trial,) = tables.plan(
-        tables.get("expectation"),
+    (trial,) = planning.plan(
+        catalogue.get("expectation"),
         recipe="imagenet",
         data="x@0",
         train_images=1_281_167,

@@ -12,7 +12,7 @@ import tiny
 from scipy import stats
 from test_store import a_result
 
-from ablations import results, run
+from ablations import catalogue, planning, results, run
 from ablations import table as tables
 from ablations.columns import COLUMNS, CURVE
 from ablations.results import __main__ as results_main
@@ -85,9 +85,9 @@ def test_diff_shows_the_fields_that_differ_and_the_results(folder: Path, capsys:
 
 def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: Any) -> None:
     store = Store.at(tmp_path)
-    table = tables.get("stop_gradient")
+    table = catalogue.get("stop_gradient")
     for overrides, outcome in (({}, "collapsed"), ({"epochs": 1}, "finished")):
-        trials = tables.plan(
+        trials = planning.plan(
             table, recipe="digits", data="digits@0", train_images=1437, overrides=overrides, seeds=range(3)
         )
         for trial in trials:
@@ -107,8 +107,8 @@ def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: 
 
 def kept(store: Store, data: str = "digits@0", **changes: Any) -> None:
     """Results of three seeds of both rows of a table."""
-    table = tables.get("stop_gradient")
-    trials = tables.plan(table, recipe="digits", data=data, train_images=1437, overrides={}, seeds=range(3))
+    table = catalogue.get("stop_gradient")
+    trials = planning.plan(table, recipe="digits", data=data, train_images=1437, overrides={}, seeds=range(3))
     for trial in trials:
         store.write(a_result(trial.config, knn_top1_init=50.0, **changes), [{"epoch": 1, "loss": -0.5}])
     store.rebuild(trials)
@@ -135,7 +135,7 @@ def test_lines_of_another_version_of_a_recipe_are_left_out(
 ) -> None:
     kept(Store.at(tmp_path))
     assert len(results.load("stop_gradient", root=tmp_path)) == 6
-    monkeypatch.setitem(tables.recipes.RECIPES, "digits", {**tables.recipes.RECIPES["digits"], "base_lr": 0.25})
+    monkeypatch.setitem(planning.recipes.RECIPES, "digits", {**planning.recipes.RECIPES["digits"], "base_lr": 0.25})
     with pytest.warns(UserWarning, match="6 lines of stop_gradient left out: another version of the recipe"):
         assert results.load("stop_gradient", root=tmp_path).empty
     assert results_main.main(["claims", "--results", str(tmp_path)]) == 0

@@ -15,9 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from test_config import some_configs
 
+from ablations import catalogue, planning, provenance
 from ablations import estimate as estimates
-from ablations import provenance
-from ablations import table as tables
 from ablations.columns import COLUMNS
 from ablations.files import Folder
 from ablations.lines import FAILED, INFEASIBLE, unfinished
@@ -29,7 +28,7 @@ from simsiam.config import FIELDS, Config, fingerprint
 
 def plan(table: str = "stop_gradient", **changes: Any) -> list[Trial]:
     asked: dict[str, Any] = dict(recipe="digits", data="digits@0", train_images=1437, overrides={})
-    return tables.plan(tables.get(table), **(asked | changes))
+    return planning.plan(catalogue.get(table), **(asked | changes))
 
 
 def a_result(config: Config, **changes: Any) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def test_outcomes_without_numbers_are_rows_but_not_done(tmp_path: Path) -> None:
         varies=("batch_size",),
         rows=(Row(name="ok", changes={}), Row(name="huge", changes={"batch_size": 4096})),
     )
-    trials = tables.plan(table, recipe="digits", data="digits@0", train_images=1437, overrides={})
+    trials = planning.plan(table, recipe="digits", data="digits@0", train_images=1437, overrides={})
     store = Store.at(tmp_path)
     store.write_failure(unfinished(trials[0].config, "failed", "it broke"))
     store.rebuild(trials)

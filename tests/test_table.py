@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ablations import table as tables
+from ablations import catalogue, planning
 from ablations.table import TORCHVISION, UNKNOWN, Encoder, Row, Table, Trial, UserError
 from simsiam import config as configs
 from simsiam.methods import METHODS, SWITCHES
@@ -17,16 +17,16 @@ from simsiam.recipes import IMAGENET
 def plan(table: Table | str, **changes: Any) -> list[Trial]:
     asked: dict[str, Any] = dict(recipe="digits", data="digits@0", train_images=1437, overrides={}, seeds=range(1))
     asked["encoders"] = an_encoder
-    return tables.plan(tables.get(table) if isinstance(table, str) else table, **(asked | changes))
+    return planning.plan(catalogue.get(table) if isinstance(table, str) else table, **(asked | changes))
 
 
 def a_table(*rows: Row, varies: tuple[str, ...] = ("batch_size",)) -> Table:
     return Table(name="t", title="T", section="Sec. 0", varies=varies, rows=rows)
 
 
-@pytest.mark.parametrize("name", tables.names())
+@pytest.mark.parametrize("name", catalogue.names())
 def test_rows_differ_only_in_what_the_table_declares(name: str) -> None:
-    table = tables.get(name)
+    table = catalogue.get(name)
     data = "voc@0" if table.detects else "images@0"
     trials = plan(name, recipe="imagenet", data=data, train_images=1_281_167)
     assert [trial.row.name for trial in trials] == [row.name for row in table.rows]
@@ -56,9 +56,9 @@ def an_encoder(kind: str, fields: Any) -> Encoder:
 
 
 def test_the_papers_rows_and_numbers() -> None:
-    rows = {row.name: (row.changes, row.paper) for row in tables.get("stop_gradient").rows}
+    rows = {row.name: (row.changes, row.paper) for row in catalogue.get("stop_gradient").rows}
     assert rows == {"with": ({"stop_gradient": True}, 67.7), "without": ({"stop_gradient": False}, 0.1)}
-    assert [row.paper for row in tables.get("predictor").rows] == [67.7, 0.1, 1.5, 68.1]
+    assert [row.paper for row in catalogue.get("predictor").rows] == [67.7, 0.1, 1.5, 68.1]
     first = plan("predictor")
     assert [(t.config.predictor, t.config.predictor_lr) for t in first] == [
         ("mlp", "cosine"), ("none", None), ("frozen", None), ("mlp", "constant"),
@@ -68,7 +68,7 @@ def test_the_papers_rows_and_numbers() -> None:
 def test_tables_share_the_training_of_the_same_config() -> None:
     trials = [*plan("stop_gradient"), *plan("predictor")]
     assert trials[0].fingerprint == trials[2].fingerprint
-    assert [trial.name for trial in tables.distinct(trials).values()] == [
+    assert [trial.name for trial in planning.distinct(trials).values()] == [
         "stop_gradient/with seed 0", "stop_gradient/without seed 0",
         "predictor/none seed 0", "predictor/frozen seed 0", "predictor/constant_lr seed 0",
     ]  # fmt: skip
@@ -148,4 +148,4 @@ def test_a_wrong_plan_is_refused(asked: dict[str, Any], complaint: str) -> None:
 
 def test_an_unknown_table_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"Unknown table 'stop_gradeint'. Did you mean 'stop_gradient'\? Known: stop_g"):
-        tables.get("stop_gradeint")
+        catalogue.get("stop_gradeint")

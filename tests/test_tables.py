@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ablations import table as tables
+from ablations import catalogue, planning
 from ablations.table import COLLAPSES, DOES_NOT_COLLAPSE
 from simsiam.config import Config
 from simsiam.methods import SWITCHES
 
-NAMES = tables.names()
+NAMES = catalogue.names()
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "paper" / "tables.csv"
 
 # Our row -> the paper's number and the settings that it states, by the names of its own table. What a row does not
@@ -127,7 +127,9 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def imagenet(name: str) -> dict[str, Config]:
-    trials = tables.plan(tables.get(name), recipe="imagenet", data="images@0", train_images=1_281_167, overrides={})
+    trials = planning.plan(
+        catalogue.get(name), recipe="imagenet", data="images@0", train_images=1_281_167, overrides={}
+    )
     infeasible = [trial.name for trial in trials if trial.infeasible]
     assert infeasible == (["expectation/with seed 0"] if name == "expectation" else [])  # averages of 10 GB
     return {trial.row.name: trial.config for trial in trials}
@@ -135,7 +137,7 @@ def imagenet(name: str) -> dict[str, Config]:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_rows_on_imagenet_are_the_papers(name: str) -> None:
-    configs, rows = imagenet(name), {row.name: row for row in tables.get(name).rows}
+    configs, rows = imagenet(name), {row.name: row for row in catalogue.get(name).rows}
     assert list(configs) == list(PAPER[name])
     for row, (accuracy, stated) in PAPER[name].items():
         assert rows[row].paper == accuracy, row
@@ -149,13 +151,13 @@ def test_rows_on_imagenet_are_the_papers(name: str) -> None:
 
 def test_every_table_is_the_papers_or_ours() -> None:
     assert set(NAMES) == PAPER.keys() | OURS
-    assert all(row.paper is None for name in OURS for row in tables.get(name).rows)
+    assert all(row.paper is None for name in OURS for row in catalogue.get(name).rows)
     assert [config.bn_group for config in imagenet("bn_group").values()] == [None, 256, 128, 64]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_claims_are_of_rows_that_there_are(name: str) -> None:
-    table = tables.get(name)
+    table = catalogue.get(name)
     rows = {row.name for row in table.rows}
     for claim in table.claims:
         assert set(claim.rows) <= rows

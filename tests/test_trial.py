@@ -9,8 +9,7 @@ import tiny
 import torch
 from torch._utils import ExceptionWrapper
 
-from ablations import table as tables
-from ablations import trial
+from ablations import planning, trial
 from simsiam import data
 from simsiam.config import Runtime
 from simsiam.data import DataError
@@ -38,7 +37,7 @@ def test_weights_that_are_no_numbers_are_a_divergence_and_no_failure(method: str
     """Also where it shows after the last epoch's loss."""
     fields = {**tiny.FIELDS, "method": method, "epochs": 1, "batch_size": 144, "base_lr": 1e20, "queue": 128}
     fields = {name: value for name, value in fields.items() if name not in SWITCHES or name in METHODS[method].acting}
-    of = tables.recipe("digits", data.locate(None).name, fields)
+    of = planning.recipe("digits", data.locate(None).name, fields)
     decoded = trial.shared(data.locate(None), [of])[of.train_images]
     assert decoded is not None
     result, _ = trial.run(of, Runtime(pictures=True), pictures=decoded, place=tiny.Memory(), on_epoch=lambda line: None)

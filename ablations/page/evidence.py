@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ablations import provenance, todays, verdict
-from ablations import table as tables
+from ablations import catalogue, provenance, todays, verdict
 from ablations.columns import COLUMNS, Result
+from ablations.definition import Definitions
 from ablations.store import Store
 from ablations.table import Row, Table, UserError
 from ablations.verdict import Interval, Verdict, interval, number, resolution
@@ -84,15 +84,16 @@ def read(store: Store) -> Evidence:
     """The stages of a results folder, that with the most results first. What cannot be read becomes a note."""
     notes: list[str] = []
     found: dict[tuple[str, str, str], list[Shown]] = {}
-    known = tables.names()
+    known = catalogue.there(store)
     for name in known:
         try:
             lines = [{**dict.fromkeys(COLUMNS), **line} for line in store.table(name)]  # files of before lack some
+            definitions = store.definitions(name)
         except UserError as error:
             notes.append(str(error))
             continue
         for key in dict.fromkeys(_stage(line) for line in lines):
-            if shown := _shown(name, [line for line in lines if _stage(line) == key], store):
+            if shown := _shown(name, [line for line in lines if _stage(line) == key], definitions, store):
                 found.setdefault(key, []).append(shown)
     unknown = sorted(file for file in store.table_files() if file.removesuffix(".parquet") not in known)
     notes += [f"{file} is of no table that this version knows." for file in unknown]
@@ -105,15 +106,16 @@ def _stage(line: Result) -> tuple[str, str, str]:
     return line["recipe"], line["overrides"], line["data"]
 
 
-def _shown(name: str, lines: list[Result], store: Store) -> Shown | None:
+def _shown(name: str, lines: list[Result], definitions: Definitions, store: Store) -> Shown | None:
     """A table with today's lines of one stage; None if there are none."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        lines = [line for line, its in zip(lines, todays.mask(name, lines), strict=True) if its]
+        lines = [line for line, its in zip(lines, todays.mask(name, lines, definitions), strict=True) if its]
     notes = [str(each.message) for each in told]
     if not lines:
         return None
-    table = tables.get(name)
+    recipe, overrides, _ = _stage(lines[0])
+    table = catalogue.carried(name, recipe, overrides, definitions)
     try:
         curves = store.curves(name, [line["fingerprint"] for line in lines])
     except UserError as error:

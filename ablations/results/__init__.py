@@ -8,21 +8,22 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ablations import agreement as agreements
-from ablations import encoders, printed, provenance, todays, verdict
+from ablations import catalogue, encoders, printed, provenance, todays, verdict
 from ablations import fidelity as fidelities
-from ablations import table as tables
+from ablations import tuned as tuning
 from ablations.agreement import Agreement, ClaimTwice
 from ablations.columns import COLUMNS, CURVE, Columns, Result
 from ablations.fidelity import Fidelity
 from ablations.store import Store
 from ablations.table import Table, UserError
+from ablations.tuned import Choice
 from ablations.verdict import Interval, Verdict
 from simsiam import config as configs
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from simsiam.model import Backbone
 
 Root = str | os.PathLike[str] | None
+Lines = list[tuple[Table, list[Result]]]  # tables, each with its lines
 
 
 def load(
@@ -57,11 +59,11 @@ def load(
     Raises UserError for an unknown table, one that has no file there, and for a recipe, overrides or data that it has
     no line of.
     """
-    tables.get(table)
-    folder = opened(root).folder
-    content = folder.read(f"{table}.parquet")
+    store = opened(root)
+    content = store.folder.read(f"{table}.parquet")
     if content is None:
-        raise UserError(f"{folder}/{table}.parquet does not exist. Run: python ablations/run.py --table {table}")
+        catalogue.get(table)  # a name that is none is told so
+        raise UserError(f"{store.folder}/{table}.parquet does not exist. Run: python ablations/run.py --table {table}")
     frame = pd.read_parquet(io.BytesIO(content))
     asked = {"recipe": recipe, "overrides": None if overrides is None else todays.canonical(overrides), "data": data}
     for column, value in asked.items():
@@ -70,7 +72,7 @@ def load(
                 raise UserError(_unknown(f"{column} of the lines of {table}", value, known))
             frame = frame[frame[column] == value]
     lines = frame.reindex(columns=todays.COLUMNS).astype(object)  # files of before lack some
-    today = todays.mask(table, lines.where(lines.notna(), None).to_dict("records"))
+    today = todays.mask(table, lines.where(lines.notna(), None).to_dict("records"), store.definitions(table))
     return _with_units(frame[today].reset_index(drop=True), COLUMNS)
 
 
@@ -99,8 +101,11 @@ def curves(
 
 
 def paper(table: str) -> pd.DataFrame:
-    """The paper's numbers of a table: row, paper (linear top-1 on ImageNet, per cent), note, section."""
-    found = tables.get(table)
+    """The paper's numbers of a table: row, paper (linear top-1 on ImageNet, per cent), note, section.
+
+    Raises UserError for a table that is none of the paper's.
+    """
+    found = catalogue.get(table)
     lines = [{"row": row.name, "paper": row.paper, "note": row.note, "section": found.section} for row in found.rows]
     return _with_units(pd.DataFrame(lines), COLUMNS)
 
@@ -125,42 +130,58 @@ def claims(
 
     Raises UserError where there are no such lines, or lines of several data and none is chosen.
     """
-    found = _lines(recipe, overrides, data, tables.names() if names is None else names, opened(root))
-    return _judged(found, looks)
+    return _judged(_lines(recipe, overrides, data, names, opened(root)), looks)
 
 
-def _judged(lines: Mapping[str, list[Result]], looks: int = 1) -> list[tuple[Table, Verdict]]:
-    return [
-        (tables.get(name), each)
-        for name, its in lines.items()
-        for each in verdict.judge(tables.get(name).claims, its, looks=looks)
-    ]
+def tuned(
+    table: str, *, recipe: str = "digits", overrides: str = "", data: str | None = None, root: Root = None
+) -> tuple[list[Choice], list[Verdict]]:
+    """What each row of a table of `--tune` was given, and the table's claims with each row at its own best.
+
+    `claims` has the same claims with each row at the recipe's setting. Raises UserError as `claims` does, and for a
+    table that is not tuned.
+    """
+    ((found, lines),) = _lines(recipe, overrides, data, [table], opened(root))
+    if not found.tuned:
+        raise UserError(
+            f"Table {table} is not tuned. One that is comes from run.py --table {table} --tune FIELD=VALUES"
+        )
+    return tuning.choices(found, lines), tuning.judged(found, lines)
 
 
-def _lines(
-    recipe: str, overrides: str, data: str | None, names: Iterable[str], store: Store
-) -> dict[str, list[Result]]:
-    """Table -> today's lines of this recipe with these overrides, of those tables that have some. Raises UserError."""
+def _judged(lines: Lines, looks: int = 1) -> list[tuple[Table, Verdict]]:
+    return [(table, each) for table, its in lines for each in verdict.judge(table.claims, its, looks=looks)]
+
+
+def _lines(recipe: str, overrides: str, data: str | None, names: Iterable[str] | None, store: Store) -> Lines:
+    """Today's lines of this recipe with these overrides, of those tables that have some. Raises UserError.
+
+    Args:
+        names: of the tables; None for all that there are.
+    """
     overrides = todays.canonical(overrides)
-    found: dict[str, list[Result]] = {}
+    found: Lines = []
     others: set[str] = set()
-    for name in names:
-        tables.get(name)
+    for name in catalogue.there(store) if names is None else names:
+        definitions = store.definitions(name)
+        if not definitions:
+            catalogue.get(name)
         lines = [line for line in store.table(name) if line["recipe"] == recipe]
         others |= {line["overrides"] for line in lines}
         if lines := [line for line in lines if line["overrides"] == overrides and data in (None, line["data"])]:
-            today = todays.mask(name, lines)
-            found[name] = [line for line, its in zip(lines, today, strict=True) if its]
+            today = todays.mask(name, lines, definitions)
+            its = [line for line, its in zip(lines, today, strict=True) if its]
+            found.append((catalogue.carried(name, recipe, overrides, definitions), its))
     if not found:
         here = ", ".join(f"--overrides '{each}'" if each else "none" for each in sorted(others))
         of = f" with --overrides '{overrides}'" if overrides else " without overrides" if others else ""
         of += f" on {data}" if data else ""
         there = f" Overrides that it has results with: {here}." if others else ""
         raise UserError(f"{store.folder} has no results of recipe {recipe}{of}.{there}")
-    sets = sorted({line["data"] for lines in found.values() for line in lines})
+    sets = sorted({line["data"] for _, lines in found for line in lines})
     if len(sets) > 1:
         raise UserError(f"The lines are of several data sets: {', '.join(sets)}. Choose one with --data.")
-    return {name: lines for name, lines in found.items() if lines}
+    return [(table, lines) for table, lines in found if lines]
 
 
 def _unknown(what: str, value: str, known: list[str]) -> str:
@@ -232,7 +253,7 @@ def compare(
 
     Raises UserError as `load` does, for an unknown row, and with no seed in common.
     """
-    lines = _lines(recipe, overrides, data, [table], opened(root)).get(table, [])
+    lines = [line for _, its in _lines(recipe, overrides, data, [table], opened(root)) for line in its]
     by_row: dict[str, dict[int, Result]] = {}
     for line in lines:
         by_row.setdefault(line["row"], {})[line["seed"]] = line
@@ -252,8 +273,8 @@ def agreement(
 
     Raises UserError as `claims` does, and where they have no row in common.
     """
-    lines = [_lines(recipe, overrides, data, tables.names(), opened(root)) for root in (one, other)]
-    rows = agreements.rows(*([line for its in each.values() for line in its] for each in lines))
+    lines = [_lines(recipe, overrides, data, None, opened(root)) for root in (one, other)]
+    rows = agreements.rows(*([line for _, its in each for line in its] for each in lines))
     if not rows:
         raise UserError(f"{one} and {other} have no row of recipe {recipe} in common.")
     return rows, agreements.claims(*(map(_judged, lines)))

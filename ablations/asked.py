@@ -1,0 +1,116 @@
+"""Which tables a command names: those of this package, a file of one's own, or a grid."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from ablations import catalogue, grid, planning
+from ablations.table import Encoders, Fields, Table, UserError
+
+FILES = "SIMSIAM_TABLE_FILES"  # of a submitted job: the text of each table's file, under the name as it is typed
+
+
+def tables(args: argparse.Namespace) -> list[Table]:
+    """The tables of `--table`, before any grid: with `all`, those that need no encoder unless one is given.
+
+    Without `--table`, which only a grid may be, none. Raises UserError.
+    """
+    if not args.table:
+        if not args.grid:
+            raise UserError(f"Name a table with --table. Known: {', '.join(catalogue.names())}, all, or FILE.py.")
+        return []
+    asked = [_table(name) for name in (catalogue.names() if args.table == "all" else [args.table])]
+    given = next((option for option in ("from", "weights") if _given(args, option)), None)
+    if given and not any(table.needs_encoder for table in asked):
+        known = ", ".join(name for name in catalogue.names() if catalogue.get(name).needs_encoder)
+        raise UserError(f"--{given} is for tables that start from an encoder: {known}. Got --table {args.table}.")
+    needing = [table.name for table in asked if table.needs_encoder]
+    if needing and not given and args.table != "all":
+        raise UserError(f"Table {needing[0]} starts from an encoder: give --from TABLE/ROW or --weights FILE.")
+    return [table for table in asked if given or not table.needs_encoder]
+
+
+def _given(args: argparse.Namespace, option: str) -> str | None:
+    found: str | None = args.given if option == "from" else args.weights
+    return found
+
+
+def _table(name: str) -> Table:
+    """A table by its name, or by its file's. Raises UserError."""
+    if not is_file(name):
+        if "," in name:
+            raise UserError(f"--table is one table, or all. Got {name}: run one command for each.")
+        return catalogue.get(name)
+    return catalogue.of_file(name, text(name))
+
+
+def is_file(name: str) -> bool:
+    """Whether `--table` names a file of one's own."""
+    return name.endswith(".py")
+
+
+def text(name: str) -> str:
+    """What a table's file holds, be it here or with the job that this is. Raises UserError."""
+    with_the_job: dict[str, str] = json.loads(os.environ.get(FILES, "{}"))
+    if name in with_the_job:
+        return with_the_job[name]
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UserError(f"--table {name} cannot be read: {said}.") from None
+
+
+def with_grid(
+    tables: list[Table], args: argparse.Namespace, *, data: str, overrides: Fields, encoders: Encoders
+) -> list[Table]:
+    """The tables as this command has them: with its grid on them, and what they carry as plain values.
+
+    Raises UserError.
+    """
+    for option in ("grid", "tune"):
+        if args.name is not None and not (args.grid or args.tune):
+            raise UserError("--name is the name of a grid's table. Add --grid or --tune, or leave it out.")
+        if getattr(args, option):
+            tables = [_gridded(tables, option, args, overrides)]
+    found = []
+    for table in tables:
+        if table.carried:
+            table = planning.resolved(table, args.recipe, data, overrides)
+        if table.axes:
+            trials = planning.plan(
+                table,
+                recipe=args.recipe,
+                data=data,
+                train_images=1 << 40,
+                overrides=overrides,
+                encoders=encoders,
+            )
+            grid.check_that_axes_act(table, [(trial.row, trial.fingerprint) for trial in trials])
+        found.append(table)
+    return found
+
+
+def _gridded(tables: list[Table], option: str, args: argparse.Namespace, overrides: Fields) -> Table:
+    """The table of `--grid` or `--tune`. Raises UserError."""
+    if args.grid and args.tune:
+        raise UserError("--grid and --tune exclude each other. Leave one out.")
+    if args.table == "all" or (args.tune and not tables):
+        raise UserError(f"--{option} is on one table. Name it with --table.")
+    if args.tune and args.seeds_until_decided is not None:
+        raise UserError(
+            "--tune and --seeds-until-decided exclude each other: more seeds would choose anew. Use --seeds."
+        )
+    axes = grid.axes(getattr(args, option), f"--{option}")
+    if both := sorted(axes.keys() & overrides.keys()):
+        raise UserError(f"--{option} {both[0]} and --set {both[0]} exclude each other. Leave one out.")
+    its = [table.name for table in tables]
+    name = args.name or "_".join([*its, "tuned" if args.tune else "grid", *axes])
+    if not catalogue.NAME.fullmatch(name) or name in catalogue.names():
+        raise UserError(f"--name is letters, digits and _, and no table's of this package. Got '{name}' instead.")
+    if not tables:
+        return grid.of_recipe(name, axes)
+    return (grid.tuned if args.tune else grid.of_table)(tables[0], name, axes)

@@ -1,0 +1,144 @@
+"""Tables of a command line: each combination of some fields' values as a row, on a recipe or on each row of a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ablations.table import Fields, Row, Table, UserError
+from ablations.verdict import Line, differences
+from simsiam import config as configs
+
+Axes = Mapping[str, tuple[Any, ...]]  # field -> its values, in the order in which they were given
+
+BASELINE = "baseline"  # the row of the recipe itself
+_MOST_ROWS = 10_000
+
+
+def axes(texts: Sequence[str], option: str) -> Axes:
+    """What `--grid FIELD=VALUE,VALUE` say. Raises UserError."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for text in texts:
+        name, values = _axis(text, option)
+        if name in found:
+            raise UserError(f"{option} {name} is given twice. Give all its values at once.")
+        found[name] = values
+    if (rows := math.prod(map(len, found.values()))) > _MOST_ROWS:
+        raise UserError(f"{option} must be at most {_MOST_ROWS:,} combinations. Got {rows:,} instead.")
+    return found
+
+
+def _axis(text: str, option: str) -> tuple[str, tuple[Any, ...]]:
+    name, equals, values = text.partition("=")
+    if not equals:
+        raise UserError(f"{option} takes FIELD=VALUE,VALUE. Got '{text}' instead.")
+    if name in ("data", "seed"):
+        raise UserError(f"{option} {name} does not exist: use {'--data' if name == 'data' else '--seeds'}.")
+    try:
+        found = tuple(configs.parse(name, value.strip()) for value in values.split(","))
+    except ValueError as error:
+        raise UserError(f"{option} {text}: {error}") from None
+    if twice := [value for i, value in enumerate(found) if value in found[:i]]:
+        raise UserError(f"{option} {text}: {_text(twice[0])} is there twice. Leave one out.")
+    if len(found) < 2:
+        raise UserError(f"{option} {text} is one value. Give several, or use --set {text}.")
+    return name, found
+
+
+def of_recipe(name: str, its: Axes) -> Table:
+    """The recipe itself, and each combination as a row on it."""
+    return Table(
+        name=name,
+        title=f"Grid of {' x '.join(its)}",
+        section="ours",
+        varies=tuple(its),
+        rows=(Row(name=BASELINE, changes={}), *(_point(Row(name=BASELINE, changes={}), at) for at in points(its))),
+        axes=its,
+        carried=True,
+    )
+
+
+def of_table(table: Table, name: str, its: Axes) -> Table:
+    """The table's baseline, and each of its rows at each combination."""
+    return dataclasses.replace(
+        table,
+        name=name,
+        title=f"{table.title}, each row at each {' x '.join(its)}",
+        varies=tuple(dict.fromkeys([*table.varies, *its])),
+        rows=(Row(name=BASELINE, changes={}), *_varied(table.rows, its)),
+        claims=(),
+        axes=its,
+        carried=True,
+    )
+
+
+def tuned(table: Table, name: str, its: Axes) -> Table:
+    """The table's rows at the recipe's own setting, as they are, and each of them at each combination."""
+    return dataclasses.replace(
+        table,
+        name=name,
+        title=f"{table.title}, each row at its own {' and '.join(its)}",
+        varies=tuple(dict.fromkeys([*table.varies, *its])),
+        rows=(*table.rows, *_varied(table.rows, its)),
+        axes=its,
+        tuned=True,
+        carried=True,
+    )
+
+
+def points(its: Axes) -> Iterable[Fields]:
+    """Every combination."""
+    return (dict(zip(its, values, strict=True)) for values in itertools.product(*its.values()))
+
+
+def at(point: Fields) -> str:
+    """A combination as text, as `base_lr=0.1 dim=64`."""
+    return configs.canonical(point)
+
+
+def _text(value: Any) -> str:
+    return configs.canonical({"": value}).removeprefix("=")
+
+
+def _varied(rows: Iterable[Row], its: Axes) -> list[Row]:
+    return [_point(row, each) for row in rows for each in points(its)]
+
+
+def _point(row: Row, point: Fields) -> Row:
+    """A row at a combination: what the row says of a field is over what the combination says, as over `--set`."""
+    name = at(point) if row.name == BASELINE and not row.changes else f"{row.name} {at(point)}"
+    return dataclasses.replace(
+        row, name=name, changes=_over(row.changes, point), of=row.name, at=point, paper=None, note=""
+    )
+
+
+def _over(changes: Fields | Callable[[Fields], Fields], point: Fields) -> Fields | Callable[[Fields], Fields]:
+    if callable(changes):
+        return lambda baseline: {**point, **changes({**baseline, **point})}
+    return {**point, **changes}
+
+
+def undecided(table: Table, lines: Sequence[Line], looks: int) -> list[str]:
+    """The baseline and the rows of a grid whose difference to it may be none; nothing where all are decided."""
+    found = differences([row.name for row in table.rows], BASELINE, lines, looks=looks)
+    rows = [name for name, each in found.items() if each.interval.low <= 0 <= each.interval.high]
+    return [BASELINE, *rows] if rows else []
+
+
+def check_that_axes_act(table: Table, trials: Iterable[tuple[Row, str]]) -> None:
+    """Refuse an axis that no row changes with: each of them overwrites it, or has no use for it. Raises UserError.
+
+    Args:
+        trials: each row with its fingerprint, of one seed.
+    """
+    found = [(row, fingerprint) for row, fingerprint in trials if row.at]
+    for name in table.axes:
+        others: dict[tuple[Any, ...], set[str]] = {}
+        for row, fingerprint in found:
+            besides = tuple(value for field, value in row.at.items() if field != name)
+            others.setdefault((row.of, *besides), set()).add(fingerprint)
+        if found and all(len(each) == 1 for each in others.values()):
+            raise UserError(f"{name} changes no row of {table.name}: each has a value of its own, or no use for it.")

@@ -1,0 +1,168 @@
+"""What a person reads of a grid: its rows in order, as a matrix, or the head, the best and the worst of many."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ablations import tuned, verdict
+from ablations.grid import BASELINE, at
+from ablations.printed import aligned, outcomes, which
+from ablations.table import Row, Table
+from ablations.verdict import METRIC, Difference, Verdict, interval, number, resolution
+
+Result = Mapping[str, Any]
+
+_MOST_ROWS = 30  # of a list; of a longer one the ends are shown
+_ENDS = 5
+_MARKS = {"collapsed": "c", "diverged": "d"}  # of an outcome that has a number beside it, or none
+
+
+_MEANS = """\
+kNN top-1 in per cent, mean ± its 95 % interval over seeds; c: collapsed in every seed, (c): in some; d, (d):
+diverged."""
+_DIFFERENCES = """\
+Differences are paired by seed. Their intervals hold together at 95 %, over all rows, as those of a table's claims
+do: t intervals, each at 1 - 0.05/rows. ! marks a difference that they tell from none."""
+
+
+def results(table: Table, lines: Sequence[Result], *, looks: int = 1) -> str:
+    """A grid of one recipe with one set of overrides.
+
+    Args:
+        lines: of results/<table>.parquet.
+        looks: how often it was judged while seeds were added.
+    """
+    if table.tuned:
+        return tuned_table(table, lines)
+    differences = verdict.differences([row.name for row in table.rows], BASELINE, lines, looks=looks)
+    of = _by_row(lines)
+    shown = _matrices(table, of, differences) or _list(table, of, differences)
+    itself = f"The baseline: {_cell(of.get(BASELINE, []))}."
+    below = [_MEANS, *([_DIFFERENCES] if differences else [])]
+    messages = dict.fromkeys(f"{line['row']}: {line['message']}" for line in lines if line["message"])
+    few = [*itertools.islice(messages, _ENDS), *([f"... {len(messages)} such rows."] if len(messages) > _ENDS else [])]
+    title = f"{table.title} ({table.section})"
+    return "\n".join([title, *([which(lines[0])] if lines else []), "", itself, "", shown, "", *below, *few])
+
+
+def _by_row(lines: Sequence[Result]) -> dict[str, list[Result]]:
+    of: dict[str, list[Result]] = {}
+    for line in lines:
+        of.setdefault(line["row"], []).append(line)
+    return of
+
+
+def _cell(lines: Sequence[Result]) -> str:
+    """A row's mean and interval, with a mark for what did not finish."""
+    if not lines:
+        return "-"
+    values = [line[METRIC] for line in lines if number(line[METRIC])]
+    ended = Counter(line["outcome"] for line in lines)
+    if not values:
+        return outcomes(lines)
+    mean = interval(values, resolution=resolution(lines))
+    text = f"{mean.mean:.1f}" + (f" ± {mean.half:.1f}" if math.isfinite(mean.half) else "")
+    marks = [mark if ended[name] == len(lines) else f"({mark})" for name, mark in _MARKS.items() if ended[name]]
+    return " ".join([text, *marks])
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    sure = found.interval.low > 0 or found.interval.high < 0
+    return f"{found.interval.mean:+.1f} ± {found.interval.half:.1f}{' !' * sure}"
+
+
+def _matrices(table: Table, of: Mapping[str, Sequence[Result]], differences: Mapping[str, Difference]) -> str | None:
+    """A grid of two fields on a recipe as a matrix of means and one of differences; None where that is not one, or is
+    wider than the terminal."""
+    if len(table.axes) != 2 or any(row.of not in (None, BASELINE) for row in table.rows):
+        return None
+    (down, lefts), (across, tops) = table.axes.items()
+    names = {(row.at[down], row.at[across]): row.name for row in table.rows if row.at}
+    corner = f"{down} \\ {across}"
+    tops = tuple(top for top in tops if any((left, top) in names for left in lefts))
+
+    def matrix(text: Any) -> str:
+        cells = [(corner, *(_value(top) for top in tops))]
+        cells += [(_value(left), *(text(names.get((left, top), "")) for top in tops)) for left in lefts]
+        return aligned(cells)
+
+    parts = ["kNN top-1:", matrix(lambda name: _cell(of.get(name, [])))]
+    if differences:
+        parts += ["Difference to the baseline:", matrix(lambda name: _difference(differences.get(name)))]
+    text = "\n\n".join(parts)
+    fits = max(map(len, text.splitlines())) <= shutil.get_terminal_size().columns
+    return text if fits and len(lefts) <= _MOST_ROWS else None
+
+
+def _value(value: Any) -> str:
+    return at({"": value}).removeprefix("=")
+
+
+def _list(table: Table, of: Mapping[str, Sequence[Result]], differences: Mapping[str, Difference]) -> str:
+    """A row a line, in order; of many, the head, the best and the worst."""
+
+    def line(row: Row) -> tuple[str, ...]:
+        lines = of.get(row.name, [])
+        return row.name, _cell(lines), _difference(differences.get(row.name)), outcomes(lines) or "-"
+
+    heading = ("row", "kNN", "difference", "outcome")
+    rows = [row for row in table.rows if row.name in of and row.name != BASELINE]
+    if len(rows) <= _MOST_ROWS:
+        return aligned([heading, *map(line, rows)])
+    means = {row.name: mean for row in rows if (mean := _mean(of[row.name])) is not None}
+    ranked = sorted((row for row in rows if row.name in means), key=lambda row: -means[row.name])
+    parts = {"The first": rows[:_ENDS], "The best": ranked[:_ENDS], "The worst": ranked[-_ENDS:]}
+    text = [f"{name}:\n\n{aligned([heading, *map(line, several)])}\n" for name, several in parts.items()]
+    text.append(f"All {len(rows)} rows are in {table.name}.parquet; results.pivot makes a matrix.")
+    return "\n".join(text)
+
+
+def _mean(lines: Sequence[Result]) -> float | None:
+    values = [line[METRIC] for line in lines if number(line[METRIC])]
+    return sum(values) / len(values) if values else None
+
+
+_TUNED = """\
+Each row was trained at {points} {what} and given the one with the best leave-one-out kNN on the training pictures
+(train kNN), mean over seeds: no test label has chosen. < marks a chosen value at the end of those that were tried: a
+better one may lie beyond."""
+
+
+def tuned_table(table: Table, lines: Sequence[Result]) -> str:
+    """A table of `--tune`: each row at its own best, and the claims at the recipe's setting and at the rows' own."""
+    of, choices = _by_row(lines), tuned.choices(table, lines)
+    points = max(sum(row.of == choice.row for row in table.rows) for choice in choices)
+    what = f"values of {next(iter(table.axes))}" if len(table.axes) == 1 else "points"
+    papers = {row.name: row.paper for row in tuned.plain(table)}
+    cells = [("row", "paper", "kNN", "chosen", "train kNN", "kNN there", "at the points")]
+    for choice in choices:
+        paper, its = papers[choice.row], [row for row in table.rows if row.of == choice.row]
+        chosen = "-" if choice.point is None else at(choice.point) + " <" * bool(choice.edge)
+        figure = "-" if choice.figure is None else f"{choice.figure:.1f}"
+        there = next((_cell(of.get(row.name, [])) for row in its if row.at == choice.point), "-")
+        everywhere = choice.why or outcomes([line for row in its for line in of.get(row.name, [])])
+        numbers = ("-" if paper is None else f"{paper:.1f}", _cell(of.get(choice.row, [])), chosen, figure, there)
+        cells.append((choice.row, *numbers, everywhere))
+    parts = [f"{table.title} ({table.section})", *([which(lines[0])] if lines else []), "", aligned(cells), ""]
+    parts += [_TUNED.format(points=points, what=what), _MEANS]
+    if table.claims:
+        parts += ["", claims(verdict.judge(table.claims, lines), tuned.judged(table, lines))]
+    return "\n".join(parts)
+
+
+def claims(untuned: Sequence[Verdict], own: Sequence[Verdict]) -> str:
+    """The claims with all rows at the recipe's setting, and with each at its own best, and which of them change."""
+    headings = ("the paper's claim", "at the recipe's", "each at its own", "seeds", "evidence, each at its own")
+    cells = [("section", *headings)]
+    for one, other in zip(untuned, own, strict=True):
+        cells.append((one.claim.section, str(one.claim), one.verdict, other.verdict, str(other.n), other.evidence))
+    changed = [str(one.claim) for one, other in zip(untuned, own, strict=True) if one.verdict != other.verdict]
+    said = f"Changed by it: {'; '.join(changed)}." if changed else "No verdict is changed by it."
+    return "\n".join([aligned(cells), "", said])
