@@ -13,10 +13,10 @@ import sys
 import traceback
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ablations import definition
 from ablations.definition import Definitions
-from ablations.store import Store
 from ablations.table import (
     COLLAPSES,
     DOES_NOT_COLLAPSE,
@@ -30,6 +30,9 @@ from ablations.table import (
     UserError,
 )
 from simsiam import config as configs
+
+if TYPE_CHECKING:
+    from ablations.store import Store
 
 NAME = re.compile(r"[A-Za-z0-9_]+")
 

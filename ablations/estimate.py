@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 from ablations import catalogue, provenance
 from ablations.columns import Result
 from ablations.store import Store
+from ablations.table import UserError
 from simsiam.config import Config
 
 # What the time of an epoch hangs on most; the batch size and the other switches matter little beside it.
 _COST = ("method", "data", "train_images", "image_size", "backbone", "stem", "width", "pairs_per_image", "precision")
-_TOOK = ("fingerprint", "device", "outcome", "epochs", "wall_seconds")
+Speeds = dict[tuple[Any, ...], float]  # kind of net, views and pictures -> seconds an epoch
+_TOOK = ("fingerprint", "recipe", "overrides", "device", "outcome", "epochs", "wall_seconds")
+PUBLISHED = provenance.ROOT / "results" / "published"
 
 
 def costs(store: Store) -> list[Result]:
@@ -22,14 +26,25 @@ def costs(store: Store) -> list[Result]:
     return [line for line in lines.values() if line["wall_seconds"] is not None]
 
 
-def seconds(config: Config, costs: list[Result]) -> float | None:
-    """Seconds that training this Config may take: from the costs of trials of nets, views and pictures like its own on
-    this kind of device, by epochs. None where there is none.
-    """
-    device, alike = provenance.machine(), {name: getattr(config, name) for name in _COST}
-    speeds = [
-        done["wall_seconds"] / max(done["epochs"], 1)
-        for done in costs
-        if done["device"] == device and done["outcome"] != "diverged" and alike.items() <= done.items()
-    ]
-    return statistics.median(speeds) * max(config.epochs, 1) if speeds else None
+def published(recipe: str) -> list[Result]:
+    """The same of what is published of a recipe, of whichever machine; nothing where that is not at hand."""
+    try:
+        return costs(Store.at(PUBLISHED / recipe))
+    except UserError:
+        return []
+
+
+def seconds(config: Config, speeds: Speeds) -> float | None:
+    """Seconds that training this Config may take, by its epochs. None where no trial like it is known."""
+    speed = speeds.get(tuple(getattr(config, name) for name in _COST))
+    return None if speed is None else speed * max(config.epochs, 1)
+
+
+def speeds(costs: list[Result], device: str | None) -> Speeds:
+    """What an epoch takes on this kind of device, of each kind of net, views and pictures that there are costs of."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for done in costs:
+        if done["device"] == device and done["outcome"] != "diverged":
+            key = tuple(done[name] for name in _COST)
+            found.setdefault(key, []).append(done["wall_seconds"] / max(done["epochs"], 1))
+    return {key: statistics.median(each) for key, each in found.items()}

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ablations.table import Fields, Row, Table, UserError
+from ablations.table import Fields, Row, Table, Trial, UserError
 from ablations.verdict import Line, differences
 from simsiam import config as configs
 
@@ -128,17 +128,17 @@ def undecided(table: Table, lines: Sequence[Line], looks: int) -> list[str]:
     return [BASELINE, *rows] if rows else []
 
 
-def check_that_axes_act(table: Table, trials: Iterable[tuple[Row, str]]) -> None:
+def check_that_axes_act(table: Table, trials: Iterable[Trial]) -> None:
     """Refuse an axis that no row changes with: each of them overwrites it, or has no use for it. Raises UserError.
 
     Args:
-        trials: each row with its fingerprint, of one seed.
+        trials: of all rows.
     """
-    found = [(row, fingerprint) for row, fingerprint in trials if row.at]
+    found = {trial.row.name: trial for trial in trials if trial.row.at}
     for name in table.axes:
         others: dict[tuple[Any, ...], set[str]] = {}
-        for row, fingerprint in found:
-            besides = tuple(value for field, value in row.at.items() if field != name)
-            others.setdefault((row.of, *besides), set()).add(fingerprint)
+        for trial in found.values():
+            besides = tuple(value for field, value in trial.row.at.items() if field != name)
+            others.setdefault((trial.row.of, trial.config.seed, *besides), set()).add(trial.fingerprint)
         if found and all(len(each) == 1 for each in others.values()):
             raise UserError(f"{name} changes no row of {table.name}: each has a value of its own, or no use for it.")

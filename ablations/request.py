@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations import asked as named
 from ablations import planning
-from ablations.options import MOST_SEEDS
+from ablations.options import FIELDS_ELSEWHERE, MOST_SEEDS
 from ablations.table import Encoders, Table, Trial, UserError
 from simsiam import config as configs
 from simsiam.config import Runtime
@@ -149,7 +149,7 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
     if args.table == "all":
         asked = [table for table in asked if table.detects == (its.layout == "voc")]
     return Request(
-        tables=named.with_grid(asked, args, data=its.name, overrides=changed, encoders=encoders),
+        tables=named.with_grid(asked, args, data=its.name, overrides=changed),
         recipe=args.recipe,
         source=its,
         overrides=changed,
@@ -203,7 +203,10 @@ def _override(text: str) -> tuple[str, Any]:
     try:
         return name, configs.parse(name, value)
     except ValueError as error:
-        raise UserError(f"--set {text}: {error}") from None
+        field = FIELDS_ELSEWHERE.get(name, name)
+        hint = f" Here it is {field}." if field != name else ""
+        hint += f" Several values are --grid {field}={value}." if "," in value and field in configs.FIELDS else ""
+        raise UserError(f"--set {text}: {error}{hint}") from None
 
 
 def source(args: argparse.Namespace) -> Source:

@@ -21,7 +21,6 @@ from ablations.request import Request  # noqa: E402
 from ablations.table import Claim, Table, Trial, UserError  # noqa: E402
 from ablations.terminal import reason, say  # noqa: E402
 from simsiam import config as configs  # noqa: E402
-from simsiam.recipes import RECIPES  # noqa: E402
 
 if TYPE_CHECKING:
     from ablations.encoders import Encoders
@@ -41,10 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parser().parse_args(argv)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # else nohup has asked to go on
         signal.signal(signal.SIGHUP, _hang_up)
-    if args.list:
-        say(_listing())
-        return 0
     try:
+        if args.list or args.fields:
+            return _tell(args)
         return _run(args) if args.check is None else _check(args)
     except UserError as error:
         say(f"error: {error}", error=True)
@@ -62,13 +60,19 @@ def _hang_up(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _listing() -> str:
-    lines = ["Tables:"]
-    for name in catalogue.names():
-        table = catalogue.get(name)
-        lines.append(f"  {name:16} {table.title} ({table.section}): {', '.join(r.name for r in table.rows)}")
-    lines += ["Recipes:", *(f"  {name}" for name in RECIPES)]
-    return "\n".join(lines)
+def _tell(args: argparse.Namespace) -> int:
+    """Show the tables and recipes, or a recipe's fields -> the exit code. Raises UserError."""
+    from ablations import listing
+    from ablations.store import Store
+
+    if args.fields:
+        say(listing.fields(args.recipe, requests.overrides(args.set)))
+        return 0
+    text, wrong = listing.listing(Store.at(requests.results_place(args.results)))
+    say(text)
+    for each in wrong:
+        say(f"error: {each}", error=True)
+    return 2 if wrong else 0
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -96,22 +100,33 @@ def _run(args: argparse.Namespace) -> int:
     store = Store.at(requests.results_place(args.results))
     encoders = _encoders(args, store)
     request, looks = requests.read(args, encoders), options.looks(args, encoders.seeds)
-    for table in request.tables:
-        catalogue.check_that_it_is_free(table, store)
     for note in request.source.notes:
         say(f"Data: {note}.")
     if args.plan:
         store.folder.check_readable()
         trials = request.trials(looks[-1])
+        _check_tables(request, trials, store)
         todo = _todo(trials, store, args.rerun)
-        say(printed.plan(trials, todo, store, where=request.where))
+        named = {"named": None} if args.fingerprints else {}
+        say(printed.plan(trials, todo, store, where=request.where, **named))
         return 0
     if not planning.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
     store.folder.check_writable()
+    _check_tables(request, first, store)
     encoders.keep(store)
     verdicts, left = _train(request, looks, store)
     return _conclude(request, request.trials(looks[-1]), verdicts, store, left, len(looks))
+
+
+def _check_tables(request: Request, trials: list[Trial], store: Store) -> None:
+    """Refuse a name that is another table's in the results, and a grid that changes nothing. Raises UserError."""
+    from ablations import grid
+
+    for table in request.tables:
+        catalogue.check_that_it_is_free(table, store)
+        if request.rows is None:
+            grid.check_that_axes_act(table, trials)
 
 
 def _encoders(args: argparse.Namespace, store: Store) -> Encoders:

@@ -98,8 +98,10 @@ class Store:
         stamps = self.stamps()
         there = {_trial(fingerprint) for fingerprint, (done, _) in stamps.items() if done}
         there |= {_failed(fingerprint) for fingerprint, (_, failed) in stamps.items() if failed}
-        half, known = self.folder.names("checkpoints"), self._sources(stamps)
-        return _each(lambda name: self._state(name, there.__contains__, lambda: half, known), fingerprints)
+        half, known, wanted = self.folder.names("checkpoints"), self._sources(stamps), list(fingerprints)
+        unseen = [name for name in wanted if _trial(name) in there and name not in known]
+        stale = {**known, **_each(self._stale, unseen)}
+        return {name: self._state(name, there.__contains__, lambda: half, stale) for name in wanted}
 
     def _sources(self, stamps: Mapping[str, Any]) -> dict[str, bool]:
         """Fingerprint -> whether its result is stale, of those whose files are the ones that tables were made of."""
@@ -119,7 +121,7 @@ class Store:
         fingerprint: str,
         exists: Callable[[str], bool],
         checkpoints: Callable[[], Collection[str]],
-        known: Mapping[str, bool],
+        known: Mapping[str, bool | None],
     ) -> str:
         if exists(_trial(fingerprint)):
             stale = known[fingerprint] if fingerprint in known else self._stale(fingerprint)
@@ -127,8 +129,9 @@ class Store:
                 return "stale" if stale else "done"
         if exists(_failed(fingerprint)):
             return "failed"
-        mine = {self.checkpoint(fingerprint, method).name.removeprefix("checkpoints/") for method in METHODS}
-        return "to run" if mine.isdisjoint(checkpoints()) else "half done"
+        its = {f"checkpoints/{name}" for name in checkpoints() if name.startswith(fingerprint)}
+        mine = its and {self.checkpoint(fingerprint, method).name for method in METHODS}
+        return "half done" if its & mine else "to run"
 
     def checkpoint(self, fingerprint: str, method: str) -> Checkpoint:
         """The checkpoint of a trial of this method by the sources there are now: others' is not gone on from."""

@@ -6,6 +6,7 @@ packed and sent it. The address is Ray's own to find: RAY_API_SERVER_ADDRESS, or
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -17,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
     sys.path[0] = str(ROOT)
 
-from ablations import options  # noqa: E402
+from ablations import asked as named  # noqa: E402
+from ablations import catalogue, options  # noqa: E402
+from ablations.table import UserError  # noqa: E402
 from ablations.terminal import say  # noqa: E402
 
 _HERE = "http://127.0.0.1:8265"  # where Ray's own command looks
@@ -32,6 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.prog, parser.description = "ablations/submit.py", "Submit ablations/run.py, with what it takes, to Ray."
         parser.print_help()
         return 0
+    asked = options.parser().parse_args(arguments)  # what is no command is said before anything is packed
+    try:
+        table = {asked.table: named.text(asked.table)} if asked.table and named.is_file(asked.table) else {}
+        for name, text in table.items():
+            catalogue.of_file(name, text)
+    except UserError as error:
+        say(f"error: {error}", error=True)
+        return 2
     if complaint := too_much(ROOT):
         say(f"error: {complaint}", error=True)
         return 2
@@ -42,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if complaint := refused(os.environ.get("RAY_API_SERVER_ADDRESS") or _HERE):
         say(f"error: {complaint}", error=True)
         return 2
-    command = ["job", "submit", "--working-dir", str(ROOT), "--", "python", "ablations/run.py", *arguments]
+    its = ["--runtime-env-json", json.dumps({"env_vars": {named.FILES: json.dumps(table)}})] if table else []
+    command = ["job", "submit", "--working-dir", str(ROOT), *its, "--", "python", "ablations/run.py", *arguments]
     return os.spawnv(os.P_WAIT, ray, [ray, *command])
 
 

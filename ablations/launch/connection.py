@@ -183,8 +183,10 @@ def _environment() -> dict[str, Any]:
     environment: dict[str, Any] = {
         "env_vars": {name: value for name, value in variables.items() if name not in given.get("env_vars", {})}
     }
-    if not given.get("working_dir"):  # else every node has the code already
+    if not given.get("working_dir"):
         environment["working_dir"] = _code()
+    elif Path.cwd() not in Path(ablations.__file__).parents:  # a folder of the user's own: the code is not in it
+        environment["py_modules"] = [f"{_code()}/{package.__name__}" for package in (simsiam, ablations)]
     return environment
 
 

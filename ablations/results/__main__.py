@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Sequence
 
-from ablations import board, printed, results, todays
+from ablations import board, printed, printed_grid, results, todays
 from ablations.agreement import CONTRARY, DIFFER
 from ablations.store import Store
 from ablations.table import UserError
@@ -81,6 +81,10 @@ def _claims(args: argparse.Namespace) -> int:
         root=args.results,
     )
     say(printed.claims(found, overrides=todays.canonical(args.overrides)))
+    for table in {table.name: table for table, _ in found if table.tuned}.values():
+        where = {"recipe": args.recipe, "overrides": args.overrides, "data": args.data, "root": args.results}
+        _, own = results.tuned(table.name, **where)
+        say(f"\n{table.title}:\n\n" + printed_grid.claims([each for its, each in found if its is table], own))
     return 0
 
 
