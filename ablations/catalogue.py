@@ -156,7 +156,7 @@ def _checked(table: object, text: str, path: str) -> Table:
         _check_row(row, text, path)
     for name, count in Counter(row.name for row in table.rows).items():
         if count > 1:
-            raise _at(path, text, f"the row '{name}' is there {count} times. Give each a name of its own", name)
+            raise _at(path, text, f"the row '{name}' is there {count} times. Give each a name of its own", name, "name")
     for name in table.varies:
         if name not in configs.FIELDS:
             raise _at(path, text, configs.unknown("field", name, configs.FIELDS).rstrip("."), name)
@@ -168,7 +168,7 @@ def _checked(table: object, text: str, path: str) -> Table:
 def _check_row(row: Row, text: str, path: str) -> None:
     name = row.name
     if not isinstance(name, str) or not name.isprintable() or name != name.strip() or not name or "," in name:
-        raise _at(path, text, f"a row's name is text without commas. Got {name!r} instead", name)
+        raise _at(path, text, f"a row's name is text without commas. Got {name!r} instead", name, "name")
     for field in () if callable(row.changes) else row.changes:
         if field in ("data", "seed"):
             raise _at(path, text, f"row '{name}' changes {field}: use --{field}{'s' * (field == 'seed')}", field)
@@ -189,12 +189,19 @@ def _check_claim(claim: Claim, table: Table, text: str, path: str) -> None:
             raise _at(path, text, configs.unknown("row", name, rows).rstrip("."), name)
 
 
-def _at(path: str, text: str, complaint: str, word: object) -> UserError:
-    """The complaint with the last line of the file on which the word stands, as text or as an argument's name."""
-    lines = [1]
+def _at(path: str, text: str, complaint: str, word: object, argument: str | None = None) -> UserError:
+    """The complaint, with the last line of the file on which the word stands: as text or as an argument's name.
+
+    Args:
+        argument: whose value the word is, if it is one's.
+    """
+    lines, its = [1], list[int]()
     for node in ast.walk(ast.parse(text)):
-        if (isinstance(node, ast.Constant) and node.value == word) or (
-            isinstance(node, ast.keyword) and node.arg == word
-        ):
+        if isinstance(node, ast.keyword):
+            if node.arg == word:
+                lines.append(node.lineno)
+            if node.arg == argument and isinstance(node.value, ast.Constant) and node.value.value == word:
+                its.append(node.lineno)
+        elif isinstance(node, ast.Constant) and node.value == word:
             lines.append(node.lineno)
-    return UserError(f"{path}, line {max(lines)}: {complaint}.")
+    return UserError(f"{path}, line {max(its or lines)}: {complaint}.")

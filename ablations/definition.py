@@ -58,6 +58,12 @@ def among(before: Definitions, trials: Sequence[Trial]) -> Definitions:
     return {**before, name: encoded(table)}
 
 
+def rows(definitions: Definitions, trial: Trial) -> list[str]:
+    """The names of the rows of a trial's table in their order, with those that a results file has besides."""
+    found = definitions.get(key(trial.recipe, trial.overrides))
+    return [row["name"] for row in found["rows"]] if found else [row.name for row in trial.table.rows]
+
+
 def _finer(one: Table, other: Table) -> Table:
     """Both grids as one, each axis in its order."""
     axes = {name: _in_order(dict.fromkeys([*one.axes.get(name, ()), *values])) for name, values in other.axes.items()}

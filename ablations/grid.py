@@ -50,12 +50,13 @@ def _axis(text: str, option: str) -> tuple[str, tuple[Any, ...]]:
 
 def of_recipe(name: str, its: Axes) -> Table:
     """The recipe itself, and each combination as a row on it."""
+    itself = Row(name=BASELINE, changes={})
     return Table(
         name=name,
         title=f"Grid of {' x '.join(its)}",
         section="ours",
         varies=tuple(its),
-        rows=(Row(name=BASELINE, changes={}), *(_point(Row(name=BASELINE, changes={}), at) for at in points(its))),
+        rows=(itself, *(_point(itself, each, at(each)) for each in points(its))),
         axes=its,
         carried=True,
     )
@@ -104,15 +105,13 @@ def _text(value: Any) -> str:
 
 
 def _varied(rows: Iterable[Row], its: Axes) -> list[Row]:
-    return [_point(row, each) for row in rows for each in points(its)]
+    return [_point(row, each, f"{row.name} {at(each)}") for row in rows for each in points(its)]
 
 
-def _point(row: Row, point: Fields) -> Row:
+def _point(row: Row, point: Fields, name: str) -> Row:
     """A row at a combination: what the row says of a field is over what the combination says, as over `--set`."""
-    name = at(point) if row.name == BASELINE and not row.changes else f"{row.name} {at(point)}"
-    return dataclasses.replace(
-        row, name=name, changes=_over(row.changes, point), of=row.name, at=point, paper=None, note=""
-    )
+    changes = _over(row.changes, point)
+    return dataclasses.replace(row, name=name, changes=changes, of=row.name, at=point, paper=None, note="")
 
 
 def _over(changes: Fields | Callable[[Fields], Fields], point: Fields) -> Fields | Callable[[Fields], Fields]:

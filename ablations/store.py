@@ -265,7 +265,7 @@ class Store:
                 line = {**result, **lines_of.membership(trial)}
                 lines[lines_of.key(line)] = line
                 its[trial.fingerprint] = stamps.get(trial.fingerprint)
-        order = {row.name: i for i, row in enumerate(members[0].table.rows)}
+        order = {row: i for i, row in enumerate(definition.rows(carried, members[0]))}
         ordered = sorted(
             lines.values(),
             key=lambda line: (

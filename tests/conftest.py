@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from ablations import trial as trials
 from simsiam.config import Config
 from simsiam.loader import Chunk, Ids, Images, InMemory
 from simsiam.recipes import RECIPES
@@ -89,3 +90,17 @@ def server() -> Iterator[Any]:
         boto3.client("s3").create_bucket(Bucket="bucket")
         yield server
     server.stop()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The fingerprints of the trials that were started in this process."""
+    names: list[str] = []
+    real = trials.run
+
+    def counted(config: Any, *args: Any, **kwargs: Any) -> Any:
+        names.append(trials.configs.fingerprint(config))
+        return real(config, *args, **kwargs)
+
+    monkeypatch.setattr(trials, "run", counted)
+    return names

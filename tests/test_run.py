@@ -29,20 +29,6 @@ ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--table", "stop_gradient", "--launcher", "local", *tiny.OVERRIDES]
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The fingerprints of the trials that were started."""
-    names: list[str] = []
-    real = trials.run
-
-    def counted(config: Any, *args: Any, **kwargs: Any) -> Any:
-        names.append(trials.configs.fingerprint(config))
-        return real(config, *args, **kwargs)
-
-    monkeypatch.setattr(trials, "run", counted)
-    return names
-
-
 def test_a_table_runs_once_and_a_deleted_trial_runs_again(
     tmp_path: Path, started: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
