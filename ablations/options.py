@@ -12,7 +12,6 @@ from simsiam import config as configs
 from simsiam.config import GRAPH, MAX_PIXELS, STEPS
 
 MOST_SEEDS = 1000
-NAMED = 10  # fingerprints of a plan
 _LAST_SEED = 1_000_000
 _SEEDS_OF_A_VERDICT = 5  # with 3, the interval's half-width is 2.5 standard deviations
 _LOOKS = (3, 5, 10)  # seeds at which --seeds-until-decided judges, before its last
@@ -84,7 +83,7 @@ def _look(add: Callable[..., Any]) -> None:
     add("--list", action="store_true", help="tables, their rows, and recipes")
     add("--fields", action="store_true", help="every field of a recipe, with its value, its rule and its unit")
     add("--plan", action="store_true", help="what would run, what is there, and how long it may take")
-    add("--fingerprints", action="store_true", help=f"with --plan: of all results, not of {NAMED}")
+    add("--fingerprints", action="store_true", help="with --plan: of all results, not of the first ten")
     add(
         "--check",
         nargs="?",

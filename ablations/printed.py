@@ -12,13 +12,14 @@ from ablations import estimate, planning, provenance
 from ablations.agreement import Agreement, ClaimTwice
 from ablations.board import duration
 from ablations.fidelity import Fidelity
-from ablations.options import NAMED
 from ablations.store import Store
 from ablations.table import Table, Trial
 from ablations.verdict import Interval, Verdict
 from simsiam.methods import DETECTION
 
 Result = Mapping[str, Any]
+
+_NAMED = 10  # fingerprints of a plan
 
 _COLUMNS = (("kNN", "knn_top1", 1), ("linear", "linear_top1", 1), ("untrained", "knn_top1_init", 1))
 _BY_LABELS = (("classifier", "classifier_top1", 1),)
@@ -113,7 +114,7 @@ def _time(lines: Sequence[Result]) -> str:
 
 
 def plan(
-    trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, where: str, named: int | None = NAMED
+    trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, where: str, named: int | None = _NAMED
 ) -> str:
     """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for.
 

@@ -355,7 +355,7 @@ def test_the_same_encoder_by_its_trial_and_by_its_file_is_one_trial(
     capsys.readouterr()
     exported = ("--weights", str(tmp_path / "exported.safetensors"))
     assert transferred(*exported, "--rows", "frozen", "--results", str(kept)) == 0
-    assert "1 done. Now: 0" in capsys.readouterr().out
+    assert "1 done.\nNow: nothing to train." in capsys.readouterr().out
 
 
 def test_an_encoder_of_the_digits_on_other_pictures_against_sklearn(kept: Path, tmp_path: Path) -> None:
@@ -465,7 +465,7 @@ def test_a_trial_without_a_kept_checkpoint_is_named_and_trained_again_on_request
     assert len(list((tmp_path / "superseded" / "trials").iterdir())) == 1
     capsys.readouterr()
     assert run.main([*command, "--rerun", "unkept", "--plan"]) == 0
-    assert "Now: 0" in capsys.readouterr().out
+    assert "Now: nothing to train." in capsys.readouterr().out
 
 
 def test_rerun_unkept_without_keeping_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,7 +144,10 @@ def test_a_result_that_was_kept_before_its_process_died_counts(tmp_path: Path) -
     assert progress.finish.call_args.args[1]["outcome"] == "finished"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGKILL))],
+)
 def test_no_process_stays_behind(number: signal.Signals, tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "ablations" / "run.py"), *LONG, "--seeds", "2"]
     with subprocess.Popen(

@@ -125,6 +125,7 @@ if seed == 6:
     assert all(line[2] == "False" for lines in started.values() for line in lines)  # no torchrun's process group
 
 
+@pytest.mark.slow
 def test_what_dies_in_one_place_again_and_again_is_given_up_and_stops_no_other(
     cluster: None, sabotage: Any, tmp_path: Path
 ) -> None:

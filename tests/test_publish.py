@@ -48,7 +48,7 @@ def test_it_trains_and_publishes_and_goes_on_from_what_is_published(
     assert published_in(place, results="fresh") == 0
     told = capsys.readouterr().out
     assert "4 trials taken" in told
-    assert "4 done. Now: 0." in told
+    assert "4 done.\nNow: nothing to train." in told
     one, other = (results.load("stop_gradient", root=place / name, **asked) for name in ("work", "fresh"))
     pd.testing.assert_frame_equal(one, other)
 

@@ -289,6 +289,7 @@ def work(rank: int, world: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_and_three_workers_come_to_what_one_does(tmp_path: Path) -> None:
     for world in (1, 2, 3):
@@ -417,6 +418,7 @@ ENTRY = """    "barlow": Method(code="simsiam.relatives.barlow:Barlow", acts=(),
 """
 
 
+@pytest.mark.slow
 def test_a_new_method_is_a_file_an_entry_and_a_row_and_leaves_all_results_fresh(tmp_path: Path) -> None:
     for package in ("simsiam", "ablations"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -438,7 +440,7 @@ def test_a_new_method_is_a_file_an_entry_and_a_row_and_leaves_all_results_fresh(
     said = run_it()
     assert "cifar_methods/barlow seed 0: to run" in said
     assert said.count(": done\n") == 2
-    assert "Now: 1." in said
+    assert "Now: 1 training," in said
     lines = pd.read_parquet(tmp_path / "results" / "cifar_methods.parquet").set_index("row")
     assert lines.method.to_dict() == {"simsiam": "simsiam", "simclr": "simclr", "barlow": "barlow"}
     assert lines.outcome.isin(["finished", "collapsed"]).all()

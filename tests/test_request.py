@@ -40,7 +40,7 @@ from ablations.table import UserError
         ),
         (
             ["--table", "stop_gradient", "--seeds", "0,1"],
-            "--seeds takes N, for seeds 0 to N-1, or FIRST-LAST, as 5-9. Got '0,1' instead.",
+            "--seeds takes N, for seeds 0 to N-1, or FIRST-LAST, as 0-4. Got '0,1' instead.",
         ),
         (["--table", "stop_gradient", "--price", "-1"], "--price must be at least 0. Got -1 instead."),
         (["--table", "stop_gradient", "--set", "epochs=1", "--set", "epochs=2"], "--set epochs is given twice"),

@@ -149,6 +149,7 @@ def test_a_killed_run_keeps_its_trials_and_is_completed_by_the_same_command(tmp_
     assert len(pd.read_parquet(tmp_path / "stop_gradient.parquet")) == 12
 
 
+@pytest.mark.slow
 def test_a_command_with_nothing_to_train_ends_as_it_should_each_time(tmp_path: Path) -> None:
     # Arrow's threads, still starting at the end, used to abort one short command in three.
     command = [*TINY, "--seeds", "4", "--results", str(tmp_path)]
@@ -168,7 +169,7 @@ def test_the_plan_tells_what_is_there_and_starts_nothing(
     out = capsys.readouterr().out
     assert "with seed 0: done" in out
     assert "without seed 0: to run" in out
-    assert "2 distinct trainings: 1 done, 1 to run" in out
+    assert "2 rows x 1 seed = 2 results: 2 trainings; 1 done, 1 to run." in out
     assert len(started) == 1
 
 

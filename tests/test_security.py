@@ -72,6 +72,7 @@ def plant(folder: Path, text: str) -> Path:
     return file
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.timeout(600)
 def test_a_ray_of_the_runs_own_is_closed_to_others_and_follows_no_file_of_theirs(

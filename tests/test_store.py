@@ -227,7 +227,8 @@ def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
     config = trials[1].config
 
     def estimate(**changes: Any) -> float | None:
-        return estimates.seconds(dataclasses.replace(config, **changes), estimates.costs(store))
+        speeds = estimates.speeds(estimates.costs(store), provenance.machine())
+        return estimates.seconds(dataclasses.replace(config, **changes), speeds)
 
     def done(**numbers: Any) -> None:
         finish(store, trials[:1], device=provenance.machine(), **numbers)

@@ -71,7 +71,11 @@ def test_a_reader_that_has_gone_costs_no_trial(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+    "locale",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        pytest.param({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_terminal_without_the_letters_gets_others(locale: dict[str, str], tmp_path: Path) -> None:
     command = [*TABLE, *tiny.OVERRIDES, "--seeds", "2", "--results", str(tmp_path)]

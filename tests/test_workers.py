@@ -106,6 +106,7 @@ def a_picture(found: dict[int, list[Found]], name: str, number: str) -> float:
     return 1.01 * 100 / TEST_IMAGES / found[1][0][name][number][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS[1:])
 @pytest.mark.parametrize("name", ["float64", "float64, uneven"])
 def test_in_float64_workers_agree_to_1e_6_over_the_whole_run(
@@ -117,6 +118,7 @@ def test_in_float64_workers_agree_to_1e_6_over_the_whole_run(
     assert max(differences.values()) <= 1e-6, differences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS[1:])
 @pytest.mark.parametrize("name", ["float32", "float32, uneven", "float32, recipe"])
 def test_in_float32_workers_agree_to_1e_4_over_the_first_epoch(
@@ -128,6 +130,7 @@ def test_in_float32_workers_agree_to_1e_4_over_the_first_epoch(
     assert max(differences.values()) <= 1e-4, differences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS[1:])
 def test_workers_that_each_normalise_their_own_share_do_not_agree(found: dict[int, list[Found]], world: int) -> None:
     for number, values in found[1][0]["float64"].items():  # of one worker, it is all there is
@@ -192,6 +195,7 @@ def resume_three(rank: int, folder: str, decoded: Decoded) -> None:
     torch.save(curves, Path(folder) / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_three_workers_go_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     # With two, every sum has two terms and any order gives the same.
     mp.spawn(resume_three, (str(tmp_path), pictures()[tiny.config().train_images]), nprocs=3)
@@ -200,6 +204,7 @@ def test_three_workers_go_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> No
         assert resumed == [undisturbed] * CHECKPOINTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS[1:])
 def test_every_worker_of_a_trial_comes_to_the_same_numbers(found: dict[int, list[Found]], world: int) -> None:
     for name in RUNS:

@@ -13,7 +13,7 @@ from typing import Any
 import altair as alt
 
 from ablations.columns import Result
-from ablations.page.evidence import Shown
+from ablations.page.evidence import MOST_DRAWN, Shown
 from ablations.table import UNSTABLE
 from ablations.verdict import METRIC, number, region
 
@@ -35,7 +35,9 @@ _FAINT = 0.2
 
 
 def of(shown: Shown) -> Iterator[tuple[str, Any]]:
-    """Name -> chart, of those that a table has the numbers for."""
+    """Name -> chart, of those that a table has the numbers for, and not too many rows."""
+    if len(shown.rows) > MOST_DRAWN:
+        return
     for name, chart in (("rows", dots), ("differences", differences), ("curves", curves), ("spectrum", spectrum)):
         found = chart(shown)
         if found is not None:

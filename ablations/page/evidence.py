@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ablations import catalogue, provenance, todays, verdict
+from ablations import catalogue, provenance, todays, tuned, verdict
 from ablations.columns import COLUMNS, Result
 from ablations.definition import Definitions
 from ablations.store import Store
 from ablations.table import Row, Table, UserError
 from ablations.verdict import Interval, Verdict, interval, number, resolution
+from simsiam import config as configs
+
+MOST_DRAWN = 40  # rows of a table
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,17 @@ def _stage(line: Result) -> tuple[str, str, str]:
     return line["recipe"], line["overrides"], line["data"]
 
 
+def _each_at_its_own(table: Table, lines: Sequence[Result]) -> Iterator[str]:
+    """What each row of a tuned table was given, and the claims at that, a sentence each."""
+    for choice in tuned.choices(table, lines):
+        given = "none" if choice.point is None else configs.canonical(choice.point)
+        beyond = "; a better one may lie beyond" if choice.edge else ""
+        why = f" ({choice.why})" if choice.why else ""
+        yield f"{choice.row} at its own best: {given}{beyond}{why}."
+    for each in tuned.judged(table, lines):
+        yield f"Each row at its own best, {each.claim}: {each.verdict} ({each.evidence})."
+
+
 def _shown(name: str, lines: list[Result], definitions: Definitions, store: Store) -> Shown | None:
     """A table with today's lines of one stage; None if there are none."""
     with warnings.catch_warnings(record=True) as told:
@@ -123,4 +137,8 @@ def _shown(name: str, lines: list[Result], definitions: Definitions, store: Stor
     trained = [line["fingerprint"] for line in lines if line["outcome"] not in ("failed", "infeasible")]
     if missing := len(set(trained) - curves.keys()):
         notes.append(f"No curve is kept of {missing} of {len(set(trained))} trainings.")
+    if (rows := len({line["row"] for line in lines})) > MOST_DRAWN:
+        notes.append(f"{rows} rows are too many to draw: the table has them.")
+    if table.tuned:
+        notes += _each_at_its_own(table, lines)
     return Shown(table, lines, verdict.judge(table.claims, lines), curves, notes)
