@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny
+from test_catalogue import GOOD
 
 from ablations import options, request, submit
 from ablations.store import Store
@@ -123,6 +124,24 @@ def test_a_head_started_from_the_checkout_needs_no_upload(head: dict[str, str], 
     done = submitted(head, *TABLE, "--results", str(tmp_path), working_dir=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(pd.read_parquet(tmp_path / "stop_gradient.parquet")) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["a folder of one's own", "by submit.py"])
+def test_a_table_of_ones_own_as_a_job(head: dict[str, str], tmp_path: Path, where: str) -> None:
+    mine, place = tmp_path / "mine", str(tmp_path / "results")
+    mine.mkdir()
+    (mine / "mine.py").write_text(GOOD)
+    command = [RAY, "job", "submit", "--working-dir", ".", "--", "python", "-m", "ablations.run", "--table", "mine.py"]
+    if where == "by submit.py":
+        command = [sys.executable, str(ROOT / "ablations" / "submit.py"), "--table", str(mine / "mine.py")]
+    command += ["--seeds", "2", *tiny.OVERRIDES, "--results", place]
+    done = subprocess.run(command, cwd=mine, env=head, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ray: joined at" in done.stdout
+    lines = pd.read_parquet(f"{place}/mine.parquet")
+    assert sorted(set(lines.row)) == ["none", "usual", "warm"]
+    assert lines.ray.notna().all()
 
 
 def test_too_large_an_upload_is_named_with_what_to_exclude(tmp_path: Path) -> None:
