@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations import catalogue, options, printed, provenance, published, request, results, run
+from ablations import catalogue, options, printed, printed_grid, provenance, published, request, results, run
 from ablations.columns import Result
 from ablations.store import Store
 from ablations.table import Claim, Trial, UserError
@@ -40,26 +40,29 @@ class Part:
 
     Args:
         epochs: others than the recipe's, for the fidelity of a shorter table; None for the recipe's.
+        tune: what `--tune` is given, for a table with each row at its own best; "" for none.
     """
 
     table: str
     seeds: int = 5
     rows: tuple[str, ...] = ()
     epochs: int | None = None
+    tune: str = ""
 
     def command(self, args: argparse.Namespace) -> list[str]:
         """The command line of run.py that trains it."""
         seeds = f"{args.first_seed}-{args.first_seed + self.seeds - 1}"
-        command = ["--table", self.table, "--recipe", args.recipe, "--seeds", seeds, "--results", args.results]
+        command = ["--table", self.table, "--recipe", _recipe(args.what), "--seeds", seeds, "--results", args.results]
         command += ["--launcher", "local", "--jobs", str(args.jobs), "--pictures"]
         command += ["--rows", ",".join(self.rows)] if self.rows else []
         command += [] if self.epochs is None else ["--set", f"epochs={self.epochs}"]
+        command += ["--tune", self.tune] if self.tune else []
         return command + (["--data", args.data] if args.data else [])
 
 
 _LENGTHS = tuple(f"{method}_{n}x" for method in ("simclr", "moco", "byol", "swav", "simsiam") for n in (1, 2))
 
-# Recipe -> its parts, the most telling first.
+# The folder in results/published -> its parts, the most telling first. It begins with the recipe's name.
 PARTS = {
     "digits": (
         *map(Part, ("stop_gradient", "predictor", "batch_norm")),
@@ -69,6 +72,10 @@ PARTS = {
         Part("methods", seeds=3, rows=_LENGTHS),
         *map(Part, ("relations", "augmentation", "depth", "epochs")),
     ),
+    "digits-tuned": tuple(
+        Part(table, seeds=3, tune="base_lr=0.05,0.1,0.2,0.4,0.8")
+        for table in ("stop_gradient", "predictor", "batch_norm", "symmetrization")
+    ),
     "cifar10_short": tuple(
         Part(table, seeds=3)
         for table in ("stop_gradient", "predictor", "batch_norm", "symmetrization", "similarity", "cifar_methods")
@@ -76,18 +83,23 @@ PARTS = {
 }
 
 
+def _recipe(what: str) -> str:
+    """The recipe of a published folder."""
+    return what.partition("-")[0]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns run.py's exit code. A failed trial stops no other table."""
     args = _parser().parse_args(argv)
-    if args.recipe is None:
+    if args.what is None:
         say(claims(PUBLISHED))
         return 0
-    store, into = Store.at(args.results), Store.at(args.into or PUBLISHED / args.recipe)
+    store, into = Store.at(args.results), Store.at(args.into or PUBLISHED / args.what)
     until = None if args.time_limit is None else time.monotonic() + 60 * args.time_limit
     worst = 0
     try:
         say(f"{published.unpack(into, store)} trials taken from {into.folder}.")
-        for i, part in enumerate(parts := PARTS[args.recipe]):
+        for i, part in enumerate(parts := PARTS[args.what]):
             left = None if until is None else (until - time.monotonic()) / 60
             if left is not None and left < _SHORTEST:
                 return _TIME_LIMIT
@@ -104,12 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__.partition("\n")[0])
-    parser.add_argument("recipe", nargs="?", choices=sorted(PARTS), help="none: print the README's table of claims")
+    parser.add_argument("what", nargs="?", choices=sorted(PARTS), help="none: print the README's tables of claims")
     parser.add_argument("--first-seed", type=int, default=0, help="of the seeds of each table (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once (default: 1)")
     parser.add_argument("--data", help="as of run.py")
     parser.add_argument("--results", default=str(ROOT / "results"), help="where it trains (default: results/)")
-    parser.add_argument("--into", help="where it publishes (default: results/published/RECIPE)")
+    parser.add_argument("--into", help="where it publishes (default: results/published/WHAT)")
     parser.add_argument("--time-limit", type=float, metavar="MINUTES", help="end by then, with exit code 75")
     return parser
 
@@ -117,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 def claims(place: Path) -> str:
     """The paper's claims as a Markdown table, a column for each recipe that is published in `place`."""
     columns: dict[str, dict[tuple[str, Claim], str]] = {}
-    for recipe in (recipe for recipe in PARTS if (place / recipe).is_dir()):
+    for recipe in (what for what in PARTS if what == _recipe(what) and (place / what).is_dir()):
         store = Store.at(place / recipe)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of rows that are not trained yet
@@ -154,7 +166,10 @@ def _publish(args: argparse.Namespace, store: Store, into: Store, parts: Sequenc
             published.copy_pictures(first["fingerprint"], store, into)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of rows that are not trained yet
-        claims = printed.claims(results.claims(args.recipe, root=into.folder.uri))
+        found = results.claims(_recipe(args.what), root=into.folder.uri)
+    tuned = {trial.table.name: trial.table for trial in trials if trial.table.tuned}
+    told = [printed_grid.tuned_table(table, its) for name, table in tuned.items() if (its := into.table(name))]
+    claims = "\n\n".join(told) or printed.claims(found)
     into.folder.write("README.md", (_page(args, trials, lines) + "\n" + claims + "\n").encode())
 
 
@@ -171,7 +186,7 @@ def _page(args: argparse.Namespace, trials: Sequence[Trial], lines: Sequence[Res
     there = Counter(line["table"] for line in lines)
     cells = [("table", "rows x seeds", "done")] + [(name, str(n), str(there[name])) for name, n in asked.items()]
     done = {line["fingerprint"]: line for line in lines if line["wall_seconds"] is not None}.values()
-    command = f"python -m benchmarks.publish {args.recipe}"
+    command = f"python -m benchmarks.publish {args.what}"
     command += f" --first-seed {args.first_seed}" if args.first_seed else ""
     hours = sum(line["device_seconds"] for line in done) / 3600
     first, last = (f"{when(line['ended'] for line in done):%Y-%m-%d}" for when in (min, max))
@@ -179,7 +194,7 @@ def _page(args: argparse.Namespace, trials: Sequence[Trial], lines: Sequence[Res
     by_method = {line["method"]: line["sources"] for line in done}
     return "\n".join(
         [
-            f"# {args.recipe}\n",
+            f"# {args.what}\n",
             f"Made by `{command}`: {len(done)} trainings, {hours:.1f} hours of a CPU core or GPU, {first} to {last}.",
             "`results.load`, `results.curves` and `python -m ablations.results` read this folder.\n",
             printed.aligned(cells),

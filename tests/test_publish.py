@@ -11,6 +11,7 @@ from test_store import finish, plan
 
 from ablations import provenance, published, results
 from ablations.store import Store
+from ablations.table import UserError
 from benchmarks import publish
 from simsiam.recipes import DIGITS, RECIPES
 
@@ -109,8 +110,28 @@ def test_a_row_that_can_never_start_is_published_with_its_reason(tmp_path: Path)
 
 
 def test_every_part_is_of_a_known_table_and_its_rows() -> None:
-    for recipe, parts in publish.PARTS.items():
+    for what, parts in publish.PARTS.items():
+        recipe = what.partition("-")[0]
         assert recipe in RECIPES
         for part in parts:
             asked = {"rows": part.rows} if part.rows else {}
             assert plan(part.table, recipe=recipe, train_images=50_000, **asked)
+
+
+def test_a_tuned_table_is_published_with_the_verdicts_at_both_settings(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(publish.PARTS, "tiny-tuned", (publish.Part("stop_gradient", seeds=2, tune="base_lr=0.2,0.5"),))
+    into = place / "tuned"
+    assert publish.main(["tiny-tuned", "--results", str(place / "work"), "--into", str(into)]) == 0
+    name = "stop_gradient_tuned_base_lr"
+    assert len(results.load(name, root=into)) == 2 * (2 + 4)
+    choices, verdicts = results.tuned(name, recipe="tiny", root=into)
+    assert [choice.row for choice in choices] == ["with", "without"]
+    assert str(verdicts[0].claim) == "with does not collapse"
+    page = (into / "README.md").read_text()
+    assert "python -m benchmarks.publish tiny-tuned" in page
+    assert "Stop-gradient, each row at its own base_lr" in page
+    assert "| at the recipe's | each at its own |" in page
+    with pytest.raises(UserError, match="is not tuned"):
+        results.tuned("stop_gradient", recipe="digits", root=publish.PUBLISHED / "digits")
