@@ -155,6 +155,13 @@ def _kept(add: Callable[..., Any]) -> None:
     )
     add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial, in kept/")
     add("--pictures", action="store_true", help="keep some pictures of each trial; of public data they are kept anyway")
+    add(
+        "--track",
+        action="append",
+        choices=("tensorboard", "wandb", "mlflow", "none"),
+        help="what else shows the trials as they go; repeatable (default: $SIMSIAM_TRACK, else tensorboard, where it "
+        "is installed, into RESULTS/tensorboard)",
+    )
     add("--price", type=float, help="of an hour of one CPU or GPU, for the column of that name")
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 from ablations.board import Board, Told, duration
 from ablations.table import Trial
 from ablations.terminal import say
+from ablations.tracking import Tracking
 
 Result = Mapping[str, Any]
 
@@ -29,9 +30,11 @@ class Progress:
 
     Args:
         todo: the trials that will run.
+        tracking: what else is told of their epochs and ends; None for nothing.
     """
 
-    def __init__(self, todo: Sequence[Trial]) -> None:
+    def __init__(self, todo: Sequence[Trial], tracking: Tracking | None = None) -> None:
+        self._tracking = tracking
         self._states = {trial.fingerprint: _State(trial) for trial in todo}
         self._ended: list[_State] = []
         self._begun: float | None = None
@@ -67,6 +70,8 @@ class Progress:
         """A trial has done an epoch, with the line of its curve."""
         state = self._states[fingerprint]
         self._epochs += state.take(line)
+        if self._tracking:
+            self._tracking.epoch(state.trial, line)
         if time.monotonic() - state.said > _PLAIN_SECONDS:
             state.said = time.monotonic()
             self._say(f"{state.name}: {state.text()}")
@@ -75,6 +80,8 @@ class Progress:
         state = self._states[fingerprint]
         state.status, state.ended = result["outcome"], True
         self._ended.append(state)
+        if self._tracking:
+            self._tracking.finish(state.trial, result)
         seconds = result.get("wall_seconds")
         took = f" in {duration(seconds)}" if seconds else ""
         reason = f": {result['message']}" if result.get("message") else ""
@@ -109,7 +116,7 @@ _WAITING = "waiting"
 
 class _State:
     def __init__(self, trial: Trial) -> None:
-        self.name, self.epochs = trial.name, trial.config.epochs
+        self.trial, self.name, self.epochs = trial, trial.name, trial.config.epochs
         self.status, self.ended = _WAITING, False
         self.said = time.monotonic()
         self.line: Result | None = None

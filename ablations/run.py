@@ -226,6 +226,7 @@ def _supersede(request: Request, done: list[str], todo: dict[str, Trial], store:
 def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> list[Trial]:
     from ablations.board import Post
     from ablations.progress import Progress
+    from ablations.tracking import Tracking, default_trackers
     from simsiam import data
 
     source, launcher = request.source, request.args.launcher
@@ -245,7 +246,11 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
     except ModuleNotFoundError as error:
         raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
     try:
-        with Progress(todo) as progress, Post(store.folder, progress.board):
+        with (
+            Tracking(request.args.track or default_trackers(), store.folder) as tracking,
+            Progress(todo, tracking) as progress,
+            Post(store.folder, progress.board),
+        ):
             left = launch(todo, request.runtime, store, progress, rebuild)
     except data.DataError as error:
         raise UserError(str(error)) from None

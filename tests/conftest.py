@@ -21,6 +21,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 
 # A run writes no page, which takes seconds: that has tests of its own.
 os.environ["SIMSIAM_REPORT"] = "0"
+os.environ["SIMSIAM_TRACK"] = "none"  # that has, too
 
 # A busy machine is no failure: hypothesis measures no time.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

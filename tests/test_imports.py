@@ -18,7 +18,7 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 ARROWS = {
     "run": {
         *("options", "request", "table", "store", "rebuild", "board", "progress", "printed", "report"),
-        *("catalogue", "planning", "grid", "printed_grid", "listing"),
+        *("catalogue", "planning", "grid", "printed_grid", "listing", "tracking"),
         "verdict",
         "terminal",
         *("data_check", "encoders"),
@@ -59,7 +59,8 @@ ARROWS = {
         "table",
         "terminal",
     },
-    "progress": {"board", "table", "terminal"},
+    "progress": {"board", "table", "terminal", "tracking"},
+    "tracking": {"files", "table", "terminal"},
     "board": {"files", "terminal"},
     "printed": {"agreement", "board", "fidelity", "estimate", "planning", "provenance", "store", "table", "verdict"},
     "printed_grid": {"grid", "printed", "table", "tuned", "verdict"},
