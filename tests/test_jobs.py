@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +25,7 @@ import tiny
 from test_catalogue import GOOD
 
 from ablations import options, request, submit
+from ablations.launch import gauges
 from ablations.store import Store
 from simsiam import checkpoint
 
@@ -53,7 +56,8 @@ def head() -> Iterator[dict[str, str]]:
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
         options = [f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", f"--temp-dir={folder}"]
         options += ["--object-store-memory=100000000", "--disable-usage-stats"]
-        options += [f"--dashboard-agent-listen-port={free_port()}"]
+        options += [f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={(metrics := free_port())}"]
+        environment["RAY_metrics_report_interval_ms"] = "500"
         process = subprocess.Popen(
             [RAY, "start", "--head", "--block", *options],
             cwd=ROOT,
@@ -64,7 +68,7 @@ def head() -> Iterator[dict[str, str]]:
         address = f"http://127.0.0.1:{dashboard}"
         try:
             wait_for(f"{address}/api/version")
-            yield environment | {"RAY_API_SERVER_ADDRESS": address}
+            yield environment | {"RAY_API_SERVER_ADDRESS": address, "METRICS": f"http://127.0.0.1:{metrics}/metrics"}
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -103,6 +107,37 @@ def test_a_job_brings_its_status_its_log_and_its_table(head: dict[str, str]) -> 
     assert len(table) == 4
     assert "collapsed" in set(table.outcome)  # which is no failure
     assert table.outcome.isin(["finished", "collapsed"]).all()
+
+
+def test_the_panels_draw_gauges_that_there_are() -> None:
+    panels = json.loads((ROOT / "cluster" / "grafana.json").read_text())["panels"]
+    drawn = {re.search(r"ray_(simsiam_\w+)", target["expr"])[1] for panel in panels for target in panel["targets"]}  # type: ignore[index]
+    assert drawn == {f"simsiam_{name}" for name in (*gauges._SHOWN, gauges._MEMORY)}
+
+
+@pytest.mark.slow
+def test_a_running_trial_is_among_rays_metrics(head: dict[str, str], tmp_path: Path) -> None:
+    seen: set[tuple[str, str]] = set()
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(0.5):
+            with contextlib.suppress(OSError), urllib.request.urlopen(head["METRICS"], timeout=5) as answer:
+                text = answer.read().decode()
+                seen.update(re.findall(r'^ray_(simsiam_\w+)\{.*trial="([^"]+)"', text, re.MULTILINE))
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        done = submitted(head, *TABLE, "--results", str(tmp_path))
+    finally:
+        over.set()
+        thread.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {name for name, _ in seen} == {f"simsiam_{name}" for name in gauges._SHOWN}  # and no GPU's
+    assert {trial for _, trial in seen} <= {
+        f"stop_gradient/{row} seed {seed}" for row in ("with", "without") for seed in (0, 1)
+    }
 
 
 @pytest.mark.slow

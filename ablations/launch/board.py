@@ -12,14 +12,14 @@ Told = str | dict[str, Any]  # a word on what it does, or the line of an epoch
 
 
 class Board:
-    """The latest of each trial. Nobody waits for it: a trial that tells something goes on at once.
+    """What each trial has told, in its order. Nobody waits for it: a trial that tells something goes on at once.
 
     Not Tune's own reports: their queues of one hang a trial for good whose run.py has not listened for some seconds.
     """
 
     def __init__(self) -> None:
         # On the head, as run.py: no other node takes it along.
-        actor: Any = _Latest
+        actor: Any = _Said
         self._actor = actor.options(num_cpus=0, resources={HEAD: 0.001}, max_restarts=-1, max_task_retries=-1).remote()
 
     def tell(self, fingerprint: str, what: Told) -> None:
@@ -29,23 +29,23 @@ class Board:
         """Until all is there that this process has told: it may end right after."""
         ray.get(self._actor.wait.remote())
 
-    def take(self) -> dict[str, Told]:
-        """Fingerprint -> what its trial told last, of those that told something since."""
-        told: dict[str, Told] = ray.get(self._actor.take.remote())
+    def take(self) -> list[tuple[str, Told]]:
+        """Fingerprints, each with what its trial has told, since the last time."""
+        told: list[tuple[str, Told]] = ray.get(self._actor.take.remote())
         return told
 
 
 @ray.remote
-class _Latest:
+class _Said:
     def __init__(self) -> None:
-        self._told: dict[str, Told] = {}
+        self._told: list[tuple[str, Told]] = []
 
     def tell(self, fingerprint: str, what: Told) -> None:
-        self._told[fingerprint] = what
+        self._told.append((fingerprint, what))
 
     def wait(self) -> None:
         """Calls of one process come in the order in which it made them."""
 
-    def take(self) -> dict[str, Told]:
-        told, self._told = self._told, {}
+    def take(self) -> list[tuple[str, Told]]:
+        told, self._told = self._told, []
         return told

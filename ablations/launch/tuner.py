@@ -71,7 +71,7 @@ def launch(
         pictures = {images: ray.put(each) for images, each in decoded.items()}
         watch, left = Watch(store, progress, rebuild, runtime), list(todo)
         while left and not watch.over:
-            jobs = [job | {"config": dataclasses.asdict(trial.config)} for trial in left]
+            jobs = [job | {"config": dataclasses.asdict(trial.config), "name": trial.name} for trial in left]
             _tuner(jobs, runtime, pictures, concurrent, store, watch).fit()
             left = [trial for trial in left if trial.fingerprint not in watch.ended]
         return left

@@ -68,7 +68,7 @@ class Watch(TrialProgressCallback):
 
     def _read_board(self) -> None:
         self._next = time.monotonic() + _BOARD_SECONDS
-        for name, told in self.board.take().items():
+        for name, told in self.board.take():
             self._short = self._short or told == HALF_DONE
             if isinstance(told, str):
                 self._progress.note(name, told)

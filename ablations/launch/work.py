@@ -12,6 +12,7 @@ import torch
 from ablations import placement
 from ablations import trial as trials
 from ablations.launch import cluster
+from ablations.launch.gauges import Gauges
 from ablations.launch.notices import Notices
 from ablations.store import Store
 from simsiam import data, distributed
@@ -36,9 +37,12 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
     store = Store.at(job["results"])
     cluster.check_that_this_node_sees(store, job["scratch"])
 
+    gauges = Gauges(job["name"], fingerprint(config)) if distributed.rank() == 0 else None
+
     def on_epoch(line: trials.Result) -> None:
-        if distributed.rank() == 0:
+        if gauges:
             board.tell(fingerprint(config), line)
+            gauges.show(line, device)
 
     found = trials.run(
         config,
