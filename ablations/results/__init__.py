@@ -218,23 +218,25 @@ def pivot(
     columns: str | list[str] = "overrides",
     value: str = "knn_top1",
     recipe: str | None = None,
+    overrides: str | None = None,
     data: str | None = None,
     root: Root = None,
 ) -> pd.DataFrame:
     """Means of a column over seeds, by two others, as a table's rows by what `--set` changed.
 
-    Raises UserError as `load` does, and for an unknown column.
+    Raises UserError as `load` does, for an unknown column, and for lines that no mean should be over: of several
+    recipes, overrides or data, where none is chosen and none of `rows` and `columns` is it.
     """
-    frame = load(table, recipe=recipe, data=data, root=root)
-    for name in (*([rows] if isinstance(rows, str) else rows), *([columns] if isinstance(columns, str) else columns)):
-        _check_column(name, frame)
-    _check_column(value, frame)
+    frame = load(table, recipe=recipe, overrides=overrides, data=data, root=root)
+    by = [*([rows] if isinstance(rows, str) else rows), *([columns] if isinstance(columns, str) else columns)]
+    for name in (*by, value):
+        if name not in frame.columns:
+            raise UserError(_unknown("column", name, list(frame.columns)))
+    for name in ("recipe", "overrides", "data"):
+        if name not in by and len(there := sorted(set(frame[name]))) > 1:
+            several = ", ".join(each or "'' (none)" for each in there)
+            raise UserError(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.")
     return frame.pivot_table(index=rows, columns=columns, values=value, aggfunc="mean", sort=False)
-
-
-def _check_column(name: str, frame: pd.DataFrame) -> None:
-    if name not in frame.columns:
-        raise UserError(_unknown("column", name, list(frame.columns)))
 
 
 def compare(
