@@ -74,7 +74,7 @@ ARROWS = {
     "fidelity": {"verdict"},
     "page": {
         *("page", "board", "columns", "printed", "provenance", "store", "table", "todays", "verdict"),
-        *("catalogue", "definition", "tuned"),
+        *("catalogue", "definition", "fidelity", "tuned"),
     },
     "report": {"catalogue", "page", "request", "store", "table", "terminal"},
     "agreement": {"table", "verdict"},

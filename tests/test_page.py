@@ -15,7 +15,7 @@ import tiny
 from test_agreement import ONE, OTHER, published
 from test_store import a_result, plan
 
-from ablations import report, run
+from ablations import grid, planning, report, results, run
 from ablations.page import build, charts, evidence, paper
 from ablations.store import Store
 
@@ -244,3 +244,31 @@ def test_curves_are_thinned_to_what_a_chart_can_show(tmp_path: Path) -> None:
     epochs = [line["epoch"] for line in charts._thinned(shown_table, "loss")]
     assert 80 <= len(epochs) <= 101
     assert (epochs[0], epochs[-1]) == (1, 800)
+
+
+def test_two_lengths_of_a_table_show_their_fidelity() -> None:
+    root = ROOT / "results" / "published" / "digits"
+    found = dict(evidence.fidelities(evidence.read(Store.at(root)).stages))
+    for name in ("predictor", "batch_norm"):
+        (said,) = results.fidelity(name, root=root)
+        assert found[f"{name}, digits"] == said
+    page = Page(build.page(evidence.read(Store.at(root)), Store.at(root)))
+    each = found["predictor, digits"]
+    numbers = [*map(str, (each.short, each.long, each.rows, each.seeds)), f"{each.tau:.2f}"]
+    row = ["predictor, digits", *numbers, f"{each.low:.2f} to {each.high:.2f}", f"{each.ceiling:.2f}"]
+    assert row in [[cell.strip() for cell in cells] for cells in page.cells]
+    assert "fidelity" in page.ids
+    assert len(page.charts) == len(page.labels)
+
+
+def test_a_table_of_very_many_rows_is_not_drawn(tmp_path: Path) -> None:
+    table = grid.of_recipe("g", {"base_lr": tuple(n / 100 for n in range(1, 51))})
+    trials = planning.plan(table, recipe="digits", data="digits@0", train_images=1437, overrides={})
+    store = Store.at(tmp_path)
+    for trial in trials:
+        store.write(a_result(trial.config), [])
+    store.rebuild(trials)
+    page = Page(build.page(evidence.read(store), store))
+    assert "51 rows are too many to draw: the table has them." in page.text
+    assert page.charts == []
+    assert sum(cells[0].strip().startswith("base_lr=") for cells in page.cells) == 50

@@ -6,6 +6,7 @@ import base64
 import datetime
 import functools
 import json
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from markupsafe import Markup
 from ablations.board import duration
 from ablations.columns import Result
 from ablations.page import charts, paper
-from ablations.page.evidence import Evidence, Shown, Stage
+from ablations.page.evidence import Evidence, Shown, Stage, fidelities
 from ablations.page.paper import mean_text
 from ablations.printed import outcomes, price
 from ablations.store import Store
@@ -59,6 +60,7 @@ def page(evidence: Evidence, store: Store) -> str:
         notes=evidence.notes,
         stages=stages,
         claims=list(_claims(evidence.stages)),
+        fidelity=_fidelity(evidence.stages),
         bibtex=paper.BIBTEX,
         runtime=Markup(_runtime()),
         config=_json(_CONFIG),
@@ -102,6 +104,24 @@ def _claims(stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
             "text": f"{table}: {claim}",
             "cells": [cells.get(i) for i in range(len(stages))],
         }
+
+
+def _fidelity(stages: Sequence[Stage]) -> dict[str, Any] | None:
+    """Whether shorter tables can be believed; None where no table is there at two lengths."""
+    found = list(fidelities(stages))
+    if not found:
+        return None
+
+    def text(number: float) -> str:
+        return "-" if math.isnan(number) else f"{number:.2f}"
+
+    rows = []
+    for name, each in found:
+        counts = map(str, (each.short, each.long, each.rows, each.seeds))
+        cells = [*counts, text(each.tau), f"{text(each.low)} to {text(each.high)}", text(each.ceiling)]
+        rows.append({"name": name, "cells": cells})
+    said = "; ".join(f"{row['name']}: {row['cells'][4]} ({row['cells'][5]})" for row in rows)
+    return {"rows": rows, "spec": _json(_bare(charts.lengths(found))), "label": f"Kendall's tau-b: {said}."}
 
 
 def _verdict(each: Verdict) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import altair as alt
 
 from ablations.columns import Result
+from ablations.fidelity import Fidelity
 from ablations.page.evidence import MOST_DRAWN, Shown
 from ablations.table import UNSTABLE
 from ablations.verdict import METRIC, number, region
@@ -241,6 +242,23 @@ def spectrum(shown: Shown) -> Any:
         )
         .properties(width=330, height=170)
     )
+
+
+def lengths(found: Sequence[tuple[str, Fidelity]]) -> Any:
+    """Kendall's tau-b of a shorter and a longer table, with its interval, beside the ceiling of the longer one."""
+    known: list[Result] = []
+    for name, each in found:
+        numbers = {"tau": each.tau, "low": each.low, "high": each.high, "ceiling": each.ceiling}
+        known.append({"pair": f"{name}: {each.short} | {each.long}", **{k: v for k, v in numbers.items() if number(v)}})
+    pair = alt.Y("pair:N", title=None, sort=None, axis=alt.Axis(labelLimit=320))
+    scale = alt.Scale(domain=[min([0.0, *(line["low"] for line in known if "low" in line)]), 1.0])
+    base = _chart(known).encode(y=pair)
+    tau = alt.X("tau:Q", title="Kendall's tau-b, kNN top-1", scale=scale)
+    return (
+        base.mark_rule(strokeWidth=2, color=HUES[0]).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+        + base.mark_point(filled=True, size=60, color=HUES[0]).encode(x=tau)
+        + base.mark_tick(thickness=3, size=18, color=HUES[1]).encode(x=alt.X("ceiling:Q", scale=scale))
+    ).properties(width=320, height=alt.Step(26))
 
 
 def plane(points: Iterable[Result]) -> Any:

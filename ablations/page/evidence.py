@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ablations import catalogue, provenance, todays, tuned, verdict
+from ablations import catalogue, fidelity, provenance, todays, tuned, verdict
 from ablations.columns import COLUMNS, Result
 from ablations.definition import Definitions
+from ablations.fidelity import Fidelity
 from ablations.store import Store
 from ablations.table import Row, Table, UserError
 from ablations.verdict import Interval, Verdict, interval, number, resolution
@@ -103,6 +105,19 @@ def read(store: Store) -> Evidence:
     stages = [Stage(*key, shown) for key, shown in found.items()]
     stages.sort(key=lambda stage: -sum(len(shown.lines) for shown in stage.tables))
     return Evidence(str(store.folder), stages, notes)
+
+
+def fidelities(stages: Sequence[Stage]) -> Iterator[tuple[str, Fidelity]]:
+    """How well shorter tables rank the rows of longer ones: the table's name with its recipe, and each two lengths."""
+    found: dict[tuple[str, ...], dict[int, Sequence[Result]]] = {}
+    for stage in stages:
+        epochs, besides = todays.length(stage.recipe, stage.overrides)
+        for shown in stage.tables:
+            found.setdefault((shown.table.name, stage.recipe, besides, stage.data), {})[epochs] = shown.lines
+    for (name, recipe, besides, _), lines in found.items():
+        for short, long in itertools.combinations(sorted(lines), 2):
+            if each := fidelity.between(lines[short], lines[long], (short, long)):
+                yield f"{name}, {recipe} {besides}".strip(), each
 
 
 def _stage(line: Result) -> tuple[str, str, str]:
