@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
-from ablations import catalogue, grid, planning
+from ablations import catalogue, definition, grid, planning
+from ablations.options import FIELDS_ELSEWHERE
 from ablations.table import Fields, Table, UserError
+
+_LONGEST = 100  # characters of a table's name
 
 FILES = "SIMSIAM_TABLE_FILES"  # of a submitted job: the text of each table's file, under the name as it is typed
 
@@ -19,7 +23,7 @@ def tables(args: argparse.Namespace) -> list[Table]:
     Without `--table`, which only a grid may be, none. Raises UserError.
     """
     if not args.table:
-        if not args.grid:
+        if args.tune or not args.grid:
             raise UserError(f"Name a table with --table. Known: {', '.join(catalogue.names())}, all, or FILE.py.")
         return []
     asked = [_table(name) for name in (catalogue.names() if args.table == "all" else [args.table])]
@@ -58,7 +62,7 @@ def text(name: str) -> str:
     if name in with_the_job:
         return with_the_job[name]
     try:
-        return Path(name).read_text(encoding="utf-8")
+        return Path(name).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"--table {name} cannot be read: {said}.") from None
@@ -78,6 +82,10 @@ def with_grid(tables: list[Table], args: argparse.Namespace, *, data: str, overr
     for table in tables:
         if table.carried:
             table = planning.resolved(table, args.recipe, data, overrides)
+            try:
+                json.dumps(definition.encoded(table))
+            except (TypeError, ValueError) as error:
+                raise UserError(f"Table {table.name}: its values must be text, numbers or lists ({error}).") from None
         found.append(table)
     return found
 
@@ -92,13 +100,40 @@ def _gridded(tables: list[Table], option: str, args: argparse.Namespace, overrid
         raise UserError(
             "--tune and --seeds-until-decided exclude each other: more seeds would choose anew. Use --seeds."
         )
-    axes = grid.axes(getattr(args, option), f"--{option}")
+    if args.grid and args.claims:
+        raise UserError("--claims are of a table's own rows, and --grid has others. Leave one out, or use --tune.")
+    try:
+        axes = grid.axes(texts := getattr(args, option), f"--{option}")
+    except UserError as error:
+        elsewhere = [FIELDS_ELSEWHERE[name] for text in texts if (name := text.partition("=")[0]) in FIELDS_ELSEWHERE]
+        raise UserError(f"{error}{''.join(f' Here it is {name}.' for name in elsewhere)}") from None
     if both := sorted(axes.keys() & overrides.keys()):
         raise UserError(f"--{option} {both[0]} and --set {both[0]} exclude each other. Leave one out.")
     its = [table.name for table in tables]
     name = args.name or "_".join([*its, "tuned" if args.tune else "grid", *axes])
-    if not catalogue.NAME.fullmatch(name) or name in catalogue.names():
-        raise UserError(f"--name is letters, digits and _, and no table's of this package. Got '{name}' instead.")
+    if not catalogue.NAME.fullmatch(name) or len(name) > _LONGEST or name in (*catalogue.names(), "all"):
+        raise UserError(
+            f"--name is letters, digits and _, at most {_LONGEST}, and no table's of this package. Got '{name}'."
+        )
     if not tables:
         return grid.of_recipe(name, axes)
-    return (grid.tuned if args.tune else grid.of_table)(tables[0], name, axes)
+    table = (grid.tuned if args.tune else grid.of_table)(tables[0], name, axes)
+    if twice := [row for row, count in Counter(row.name for row in table.rows).items() if count > 1]:
+        raise UserError(
+            f"--{option} gives table {its[0]} a second row '{twice[0]}'. Give the table's own another name."
+        )
+    return table
+
+
+def rows(names: list[str] | None, tables: list[Table]) -> list[str] | None:
+    """The rows that `--rows` names: of a table with a grid on it, each with all of its points, and the baseline."""
+    if names is None:
+        return None
+    points = [
+        row.name
+        for table in tables
+        for row in table.rows
+        if row.of in names or (table.axes and not table.tuned and row.of is None)
+    ]
+    varied = {row.of for table in tables for row in table.rows} - {row.name for table in tables for row in table.rows}
+    return list(dict.fromkeys([*(name for name in names if name not in varied), *points]))

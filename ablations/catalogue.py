@@ -7,13 +7,16 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import math
 import pkgutil
 import re
 import sys
 import traceback
+import types
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablations import definition
 from ablations.definition import Definitions
@@ -46,6 +49,51 @@ _ROWS = {
 }
 
 
+Wanted = Mapping[str, tuple[Callable[[Any], bool], str]]  # argument -> whether a value fits, and what it must be
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _several(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(isinstance(each, kind) for each in value)
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _changes(value: Any) -> bool:
+    return callable(value) or isinstance(value, Mapping)
+
+
+_SAYS = {"title": (_text, "a line of text"), "section": (_text, "a line of text")}
+_TABLE: Wanted = {
+    **_SAYS,
+    "varies": (_several(str), "a tuple of fields, as ('momentum',)"),
+    "rows": (_several(Row), "a tuple of Row(...)"),
+    "base": (_changes, "field -> value, or a function of the recipe's fields"),
+    "claims": (_several(Claim), "a tuple of Claim(...)"),
+    "axes": (lambda value: not value, "left out: --grid and --tune give it"),
+    "tuned": (lambda value: not value, "left out: --tune gives it"),
+}
+_ROW: Wanted = {
+    "name": (lambda value: isinstance(value, str), "text"),
+    "changes": (_changes, "field -> value, or a function of the baseline's fields"),
+    "paper": (lambda value: value is None or _number(value), "a number, or None"),
+    "note": (lambda value: value == "" or _text(value), "a line of text"),
+    "of": (lambda value: value is None, "left out: --grid and --tune give it"),
+    "at": (lambda value: not value, "left out: --grid and --tune give it"),
+}
+_CLAIM: Wanted = {
+    "kind": (lambda value: isinstance(value, str), "one of those of ablations.table"),
+    "rows": (_several(str), "a tuple of rows' names, as ('none',)"),
+    "section": _SAYS["section"],
+    "margin": (_number, "a number"),
+}
+
+
 def names() -> list[str]:
     """The tables of ablations/tables, those of the paper in its order."""
     from ablations import tables
@@ -64,7 +112,7 @@ def get(name: str) -> Table:
     file = Path(specification.origin or "")
     try:
         found = importlib.import_module(specification.name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(error, str(file)) from None
     return _checked(getattr(found, "TABLE", None), file.read_text(), str(file))
 
@@ -75,12 +123,14 @@ def of_file(path: str, text: str) -> Table:
     Args:
         text: what the file holds. It is run, as any Python file that one starts is.
     """
-    namespace = {"__name__": Path(path).stem, "__file__": path}
+    module = types.ModuleType(f"simsiam_table_{Path(path).stem}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # as what it defines may ask for
     try:
-        exec(compile(text, path, "exec"), namespace)
-    except Exception as error:
+        exec(compile(text, path, "exec", dont_inherit=True), module.__dict__)
+    except (Exception, SystemExit) as error:
         raise _broken(error, path) from None
-    table = _checked(namespace.get("TABLE"), text, path)
+    table = _checked(getattr(module, "TABLE", None), text, path)
     if table.name in names():
         raise _at(path, text, f"the name '{table.name}' is of a table of this package. Give it another", table.name)
     return dataclasses.replace(table, carried=True)
@@ -121,24 +171,20 @@ def check_that_it_is_free(table: Table, store: Store) -> None:
     definitions = store.definitions(table.name) if table.carried else {}
     for other in (carried(table.name, name, "", definitions) for name in definitions):
         same = set(other.axes) == set(table.axes) and other.tuned == table.tuned
-        if not same or (table.axes and sorted(_varied(other)) != sorted(_varied(table))):
+        if not same or (table.axes and other.title != table.title):
             raise UserError(
                 f"{store.folder}/{table.name}.parquet is of another table, '{other.title}'. Choose another name"
                 f"{' with --name' if table.axes else ''}."
             )
 
 
-def _varied(table: Table) -> set[str]:
-    """The rows that a grid is on."""
-    return {row.of for row in table.rows if row.of is not None}
-
-
-def _broken(error: Exception, path: str) -> UserError:
+def _broken(error: BaseException, path: str) -> UserError:
     """What running a table's file has raised, with the line in it."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return UserError(f"{path}, line {error.lineno}: {error.msg}.")
     lines = [frame.lineno for frame in traceback.extract_tb(sys.exc_info()[2]) if frame.filename == path]
-    return UserError(f"{path}, line {lines[-1] if lines else 1}: {type(error).__name__}: {error}.")
+    said = " ".join(str(error).split())
+    return UserError(f"{path}, line {lines[-1] if lines else 1}: {type(error).__name__}: {said}.")
 
 
 def _checked(table: object, text: str, path: str) -> Table:
@@ -150,6 +196,7 @@ def _checked(table: object, text: str, path: str) -> Table:
         raise UserError(f"{path}, line 1: a table's file is named by letters, digits and _. Got {stem!r} instead.")
     if table.name != stem:
         raise _at(path, text, f"the name must be that of the file, '{stem}'. Got {table.name!r} instead", table.name)
+    _check_types(table, _TABLE, text, path)
     if not table.rows:
         raise _at(path, text, "a table needs at least one row", "rows")
     for row in table.rows:
@@ -165,18 +212,29 @@ def _checked(table: object, text: str, path: str) -> Table:
     return table
 
 
+def _check_types(thing: Table | Row | Claim, wanted: Wanted, text: str, path: str) -> None:
+    """Refuse an argument of another type than the ones that are declared, one that only the command line gives, and
+    text that no file takes."""
+    for name, (fits, words) in wanted.items():
+        value = getattr(thing, name)
+        if not fits(value):
+            raise _at(path, text, f"{name} must be {words}. Got {value!r} instead", value, name)
+
+
 def _check_row(row: Row, text: str, path: str) -> None:
-    name = row.name
-    if not isinstance(name, str) or not name.isprintable() or name != name.strip() or not name or "," in name:
-        raise _at(path, text, f"a row's name is text without commas. Got {name!r} instead", name, "name")
+    _check_types(row, _ROW, text, path)
+    if "," in row.name or not row.name.isprintable() or row.name != row.name.strip() or not row.name:
+        raise _at(path, text, f"a row's name is text without commas. Got {row.name!r} instead", row.name, "name")
     for field in () if callable(row.changes) else row.changes:
         if field in ("data", "seed"):
-            raise _at(path, text, f"row '{name}' changes {field}: use --{field}{'s' * (field == 'seed')}", field)
+            raise _at(path, text, f"row '{row.name}' changes {field}: use --{field}{'s' * (field == 'seed')}", field)
         if field not in configs.FIELDS:
-            raise _at(path, text, f"row '{name}': {configs.unknown('field', field, configs.FIELDS)}".rstrip("."), field)
+            said = configs.unknown("field", str(field), configs.FIELDS).rstrip(".")
+            raise _at(path, text, f"row '{row.name}': {said}", field)
 
 
 def _check_claim(claim: Claim, table: Table, text: str, path: str) -> None:
+    _check_types(claim, _CLAIM, text, path)
     rows = [row.name for row in table.rows]
     if claim.kind not in _ROWS:
         raise _at(path, text, configs.unknown("kind of claim", claim.kind, _ROWS).rstrip("."), claim.kind)
@@ -198,10 +256,20 @@ def _at(path: str, text: str, complaint: str, word: object, argument: str | None
     lines, its = [1], list[int]()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.keyword):
-            if node.arg == word:
+            if node.arg in (word, argument):
                 lines.append(node.lineno)
-            if node.arg == argument and isinstance(node.value, ast.Constant) and node.value.value == word:
+            if node.arg == argument and _literal(node.value) == (word,):
                 its.append(node.lineno)
         elif isinstance(node, ast.Constant) and node.value == word:
             lines.append(node.lineno)
+        elif isinstance(node, ast.List | ast.Dict | ast.Set) and _literal(node) == (word,):
+            its.append(node.lineno)
     return UserError(f"{path}, line {max(its or lines)}: {complaint}.")
+
+
+def _literal(node: ast.expr) -> tuple[object, ...]:
+    """The value that an expression writes out, alone in a tuple; an empty one if it is computed."""
+    try:
+        return (ast.literal_eval(node),)
+    except ValueError:
+        return ()

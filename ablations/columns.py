@@ -166,7 +166,9 @@ def definitions_in(content: bytes) -> dict[str, Any]:
 
 def _told(content: bytes, name: bytes) -> dict[str, Any]:
     metadata = pq.ParquetFile(pa.BufferReader(content)).schema_arrow.metadata or {}
-    found: dict[str, Any] = json.loads(metadata.get(name, b"{}"))
+    found = json.loads(metadata.get(name, b"{}"))
+    if not isinstance(found, dict):
+        raise ValueError(f"its {name.decode()} are {type(found).__name__}")
     return found
 
 

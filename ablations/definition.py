@@ -7,7 +7,7 @@ alone: nothing of a results folder is run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ablations.table import Claim, Row, Table, Trial
@@ -58,19 +58,26 @@ def among(before: Definitions, trials: Sequence[Trial]) -> Definitions:
     return {**before, name: encoded(table)}
 
 
-def rows(definitions: Definitions, trial: Trial) -> list[str]:
-    """The names of the rows of a trial's table in their order, with those that a results file has besides."""
-    found = definitions.get(key(trial.recipe, trial.overrides))
-    return [row["name"] for row in found["rows"]] if found else [row.name for row in trial.table.rows]
+def order(definitions: Definitions, table: Table) -> Callable[[str, str, str], int]:
+    """The place of a row among those of its table with a recipe and overrides; behind them, if it is none of them."""
+    places = {name: {row["name"]: i for i, row in enumerate(found["rows"])} for name, found in definitions.items()}
+    ours = {row.name: i for i, row in enumerate(table.rows)}
+
+    def place(recipe: str, overrides: str, row: str) -> int:
+        its = places.get(key(recipe, overrides), ours)
+        return its.get(row, len(its))
+
+    return place
 
 
 def _finer(one: Table, other: Table) -> Table:
     """Both grids as one, each axis in its order."""
     axes = {name: _in_order(dict.fromkeys([*one.axes.get(name, ()), *values])) for name, values in other.axes.items()}
     rows = {row.name: row for row in (*one.rows, *other.rows)}
+    bases = list(dict.fromkeys(row.of for row in (*other.rows, *one.rows)))
 
     def place(row: Row) -> list[int]:
-        return [axes[name].index(row.at[name]) if name in row.at else -1 for name in axes]
+        return [bases.index(row.of), *(axes[name].index(row.at[name]) if name in row.at else -1 for name in axes)]
 
     return dataclasses.replace(other, axes=axes, rows=tuple(sorted(rows.values(), key=place)))
 

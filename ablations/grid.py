@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def of_recipe(name: str, its: Axes) -> Table:
     itself = Row(name=BASELINE, changes={})
     return Table(
         name=name,
-        title=f"Grid of {' x '.join(its)}",
+        title=f"Grid of {' x '.join(sorted(its))}",
         section="ours",
         varies=tuple(its),
         rows=(itself, *(_point(itself, each, at(each)) for each in points(its))),
@@ -67,7 +68,7 @@ def of_table(table: Table, name: str, its: Axes) -> Table:
     return dataclasses.replace(
         table,
         name=name,
-        title=f"{table.title}, each row at each {' x '.join(its)}",
+        title=f"{table.title}, each row at each {' x '.join(sorted(its))}",
         varies=tuple(dict.fromkeys([*table.varies, *its])),
         rows=(Row(name=BASELINE, changes={}), *_varied(table.rows, its)),
         claims=(),
@@ -81,7 +82,7 @@ def tuned(table: Table, name: str, its: Axes) -> Table:
     return dataclasses.replace(
         table,
         name=name,
-        title=f"{table.title}, each row at its own {' and '.join(its)}",
+        title=f"{table.title}, each row at its own {' and '.join(sorted(its))}",
         varies=tuple(dict.fromkeys([*table.varies, *its])),
         rows=(*table.rows, *_varied(table.rows, its)),
         axes=its,
@@ -96,12 +97,12 @@ def points(its: Axes) -> Iterable[Fields]:
 
 
 def at(point: Fields) -> str:
-    """A combination as text, as `base_lr=0.1 dim=64`."""
-    return configs.canonical(point)
+    """A combination as text, as `base_lr=0.1 dim=64`, by the words of a command line."""
+    return re.sub(r"=null(?= |$)", "=none", configs.canonical(point))
 
 
 def _text(value: Any) -> str:
-    return configs.canonical({"": value}).removeprefix("=")
+    return at({"": value}).removeprefix("=")
 
 
 def _varied(rows: Iterable[Row], its: Axes) -> list[Row]:
@@ -120,9 +121,14 @@ def _over(changes: Fields | Callable[[Fields], Fields], point: Fields) -> Fields
     return {**point, **changes}
 
 
-def undecided(table: Table, lines: Sequence[Line], looks: int) -> list[str]:
-    """The baseline and the rows of a grid whose difference to it may be none; nothing where all are decided."""
+def undecided(table: Table, lines: Sequence[Line], looks: int, asked: Sequence[str] | None = None) -> list[str]:
+    """The baseline and the rows of a grid whose difference to it may be none; nothing where all are decided.
+
+    Args:
+        asked: rows; None for all.
+    """
     found = differences([row.name for row in table.rows], BASELINE, lines, looks=looks)
+    found = {name: each for name, each in found.items() if asked is None or name in asked}
     rows = [name for name, each in found.items() if each.interval.low <= 0 <= each.interval.high]
     return [BASELINE, *rows] if rows else []
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from ablations import catalogue, estimate, planning
 from ablations.board import duration
+from ablations.columns import Result
 from ablations.store import Store
 from ablations.table import Fields, UserError
 from simsiam import config as configs
@@ -33,18 +34,22 @@ def listing(store: Store) -> tuple[str, list[str]]:
         rows = ", ".join(row.name for row in table.rows)
         lines.append(f"  {name:{_NAME}} {table.title} ({table.section}): {rows}")
     lines.append("\nRecipes (--recipe), each with its pictures, its network, and one training as measured:")
+    try:
+        costs = estimate.costs(store)
+    except (UserError, OSError):  # a damaged file, a bucket out of reach: the list is of what there is to train
+        costs = []
     for name, fields in RECIPES.items():
         data = DATA.get(name)
         pictures = "within scikit-learn" if data is None else f"fetches {data}, or --data"
         network = f"{fields['backbone']}, width {fields.get('width', 64)}, {fields['image_size']} px"
-        parts = [WHAT[name], pictures, network, f"{fields['epochs']} epochs", _cost(name, store)]
+        parts = [WHAT[name], pictures, network, f"{fields['epochs']} epochs", _cost(name, costs)]
         lines.append(f"  {name:{_NAME}} {'; '.join(parts)}")
     return "\n".join([*lines, "\nFields of a recipe (--set, --grid, --tune): --fields --recipe NAME"]), wrong
 
 
-def _cost(recipe: str, store: Store) -> str:
+def _cost(recipe: str, costs: list[Result]) -> str:
     """What one training of this recipe takes, here or where its published results were made."""
-    for found in (estimate.costs(store), estimate.published(recipe)):
+    for found in (costs, estimate.published(recipe)):
         its = [line for line in found if line["recipe"] == recipe and not line["overrides"]]
         if its:
             seconds = statistics.median(line["wall_seconds"] for line in its)

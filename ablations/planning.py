@@ -49,15 +49,15 @@ def plan(
     breaks a rule, for a baseline that the data cannot feed, and for an override of what the table itself varies.
     """
     baseline = _baseline(table, recipe, data, overrides)
-    _check_that_overrides_act(table, recipe, data, overrides)
+    if not table.carried:  # else `resolved` has, while its functions were some
+        _check_that_overrides_act(table, recipe, data, overrides)
     if reason := _infeasible(Config(**baseline), train_images):
         fits = min(baseline["batch_size"], train_images // 2)
         raise UserError(reason + (f" Add --set batch_size={fits}." if reason.startswith("batch_size") and fits else ""))
-    trials, seeds = [], list(seeds)
-    its = {seed: Config(**{**baseline, "seed": seed}) for seed in seeds}
+    trials, its = [], {seed: Config(**{**baseline, "seed": seed}) for seed in seeds}
     for row in _chosen(table, rows):
         fields = _fields(row, baseline, recipe, overrides)
-        for seed in seeds:
+        for seed in its:
             fields = {**fields, "seed": seed}
             encoder = encoders(fields["encoder"], fields) if fields.get("encoder") in KINDS else None
             config, broken = _of_row(table, row, _started(fields, encoder, overrides))
@@ -87,6 +87,8 @@ def _chosen(table: Table, rows: Iterable[str] | None) -> list[Row]:
 
 def recipe(name: str, data: str, overrides: Fields) -> Config:
     """The Config of a recipe on some data, with overrides. Raises UserError."""
+    if name not in recipes.RECIPES:
+        raise UserError(configs.unknown("recipe", name, recipes.RECIPES))
     return _config(_with_method({"data": data, **recipes.RECIPES[name]}, name, overrides), f"Recipe {name}")
 
 
@@ -120,6 +122,7 @@ def resolved(table: Table, recipe: str, data: str, overrides: Fields) -> Table:
     Raises UserError as `plan` does, but for what the data cannot feed.
     """
     baseline = _baseline(table, recipe, data, overrides)
+    _check_that_overrides_act(table, recipe, data, overrides)
     rows = [dataclasses.replace(row, changes=_called(row.changes, baseline, f"Row {row.name}")) for row in table.rows]
     base = _called(table.base, recipes.RECIPES[recipe], f"Table {table.name}")
     return dataclasses.replace(table, base=base, rows=tuple(rows))
@@ -128,7 +131,7 @@ def resolved(table: Table, recipe: str, data: str, overrides: Fields) -> Table:
 def _called(changes: Fields | Callable[[Fields], Fields], fields: Fields, who: str) -> Fields:
     """Changes as a mapping, be they a function of these fields. Raises UserError if they are none of a Config."""
     try:
-        found = changes(fields) if callable(changes) else changes
+        found = changes(dict(fields)) if callable(changes) else changes  # a copy: it may change it
     except Exception as error:
         raise UserError(f"{who}: what it changes raises {type(error).__name__}: {error}.") from error
     if not isinstance(found, Mapping):
@@ -136,7 +139,9 @@ def _called(changes: Fields | Callable[[Fields], Fields], fields: Fields, who: s
     for name in found:
         if name not in configs.FIELDS:
             raise UserError(f"{who}: {configs.unknown('field', name, configs.FIELDS)}")
-    return found
+        if name in ("data", "seed"):
+            raise UserError(f"{who} changes {name}: use --{name}{'s' * (name == 'seed')}.")
+    return dict(found)
 
 
 def _of_row(table: Table, row: Row, fields: Fields) -> tuple[Config, str | None]:

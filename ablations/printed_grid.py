@@ -13,21 +13,22 @@ from ablations import tuned, verdict
 from ablations.grid import BASELINE, at
 from ablations.printed import aligned, outcomes, which
 from ablations.table import Row, Table
-from ablations.verdict import METRIC, Difference, Verdict, interval, number, resolution
+from ablations.verdict import METRIC, UNDECIDED, Difference, Verdict, interval, number, resolution
 
 Result = Mapping[str, Any]
 
 _MOST_ROWS = 30  # of a list; of a longer one the ends are shown
 _ENDS = 5
-_MARKS = {"collapsed": "c", "diverged": "d"}  # of an outcome that has a number beside it, or none
+_MARKS = {"collapsed": "c", "diverged": "d", "failed": "f"}  # of an outcome that has a number beside it, or none
 
 
 _MEANS = """\
 kNN top-1 in per cent, mean ± its 95 % interval over seeds; c: collapsed in every seed, (c): in some; d, (d):
-diverged."""
+diverged; f, (f): failed."""
 _DIFFERENCES = """\
-Differences are paired by seed. Their intervals hold together at 95 %, over all rows, as those of a table's claims
-do: t intervals, each at 1 - 0.05/rows. ! marks a difference that they tell from none."""
+Differences are paired by seed. The intervals of these {rows} hold together at 95 %, as those of a table's claims do:
+t intervals, each at 1 - 0.05/{rows}. ! marks a difference that they tell from none; a row that diverged or failed in
+some seed has none."""
 
 
 def results(table: Table, lines: Sequence[Result], *, looks: int = 1) -> str:
@@ -43,7 +44,7 @@ def results(table: Table, lines: Sequence[Result], *, looks: int = 1) -> str:
     of = _by_row(lines)
     shown = _matrices(table, of, differences) or _list(table, of, differences)
     itself = f"The baseline: {_cell(of.get(BASELINE, []))}."
-    below = [_MEANS, *([_DIFFERENCES] if differences else [])]
+    below = [_MEANS, *([_DIFFERENCES.format(rows=len(differences))] if differences else [])]
     messages = dict.fromkeys(f"{line['row']}: {line['message']}" for line in lines if line["message"])
     few = [*itertools.islice(messages, _ENDS), *([f"... {len(messages)} such rows."] if len(messages) > _ENDS else [])]
     title = f"{table.title} ({table.section})"
@@ -145,6 +146,7 @@ def tuned_table(table: Table, lines: Sequence[Result]) -> str:
     for choice in choices:
         paper, its = papers[choice.row], [row for row in table.rows if row.of == choice.row]
         chosen = "-" if choice.point is None else at(choice.point) + " <" * bool(choice.edge)
+        chosen = "none to choose" if choice.tries == 1 else chosen
         figure = "-" if choice.figure is None else f"{choice.figure:.1f}"
         there = next((_cell(of.get(row.name, [])) for row in its if row.at == choice.point), "-")
         everywhere = choice.why or outcomes([line for row in its for line in of.get(row.name, [])])
@@ -152,6 +154,11 @@ def tuned_table(table: Table, lines: Sequence[Result]) -> str:
         cells.append((choice.row, *numbers, everywhere))
     parts = [f"{table.title} ({table.section})", *([which(lines[0])] if lines else []), "", aligned(cells), ""]
     parts += [_TUNED.format(points=points, what=what), _MEANS]
+    if len(tries := {choice.tries for choice in choices if choice.point is not None}) > 1:
+        counts = ", ".join(f"{choice.row} {choice.tries}" for choice in choices)
+        parts.append(
+            f"Rows had unequal numbers of tries ({counts}), and more tries have better luck: at most {max(tries)}."
+        )
     if table.claims:
         parts += ["", claims(verdict.judge(table.claims, lines), tuned.judged(table, lines))]
     return "\n".join(parts)
@@ -163,6 +170,7 @@ def claims(untuned: Sequence[Verdict], own: Sequence[Verdict]) -> str:
     cells = [("section", *headings)]
     for one, other in zip(untuned, own, strict=True):
         cells.append((one.claim.section, str(one.claim), one.verdict, other.verdict, str(other.n), other.evidence))
-    changed = [str(one.claim) for one, other in zip(untuned, own, strict=True) if one.verdict != other.verdict]
+    both = [(one, other) for one, other in zip(untuned, own, strict=True) if other.n or other.verdict != UNDECIDED]
+    changed = [str(one.claim) for one, other in both if one.verdict != other.verdict]
     said = f"Changed by it: {'; '.join(changed)}." if changed else "No verdict is changed by it."
     return "\n".join([aligned(cells), "", said])

@@ -148,12 +148,14 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
     its, changed = source(args), overrides(args.set)
     if args.table == "all":
         asked = [table for table in asked if table.detects == (its.layout == "voc")]
+    asked = named.with_grid(asked, args, data=its.name, overrides=changed)
+    rows = None if args.rows is None else [name.strip() for name in args.rows.split(",")]
     return Request(
-        tables=named.with_grid(asked, args, data=its.name, overrides=changed),
+        tables=asked,
         recipe=args.recipe,
         source=its,
         overrides=changed,
-        rows=None if args.rows is None else [name.strip() for name in args.rows.split(",")],
+        rows=named.rows(rows, asked),
         args=args,
         encoders=encoders,
         until=None if args.time_limit is None else begun + 60 * args.time_limit - _END_SECONDS,

@@ -166,7 +166,7 @@ def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[
                     found[table.name, now.claim] = now
                     if now.open:
                         rows.setdefault(table.name, []).extend(now.claim.rows)
-            if table.axes and (undecided := grid.undecided(table, lines, len(looks))):
+            if table.axes and (undecided := grid.undecided(table, lines, len(looks), request.rows)):
                 rows[table.name] = undecided
         if left or not rows:
             break

@@ -265,14 +265,14 @@ class Store:
                 line = {**result, **lines_of.membership(trial)}
                 lines[lines_of.key(line)] = line
                 its[trial.fingerprint] = stamps.get(trial.fingerprint)
-        order = {row: i for i, row in enumerate(definition.rows(carried, members[0]))}
+        place = definition.order(carried, members[0].table)
         ordered = sorted(
             lines.values(),
             key=lambda line: (
                 line["recipe"],
                 line["overrides"],
                 line["data"],
-                order.get(line["row"], len(order)),
+                place(line["recipe"], line["overrides"], line["row"]),
                 line.get("encoder_from") or "",
                 line["seed"],
             ),

@@ -30,6 +30,7 @@ class Choice:
         figure: the mean of FIGURE there, per cent.
         edge: the fields whose chosen value is the smallest or the largest that was tried: a better one may lie beyond.
         why: why none was chosen, or how the row ended at every point, as "collapses at each of 5 points"; or "".
+        tries: how many trainings it was chosen from: a row that overwrites the field has one at all points.
     """
 
     row: str
@@ -37,6 +38,7 @@ class Choice:
     figure: float | None
     edge: tuple[str, ...]
     why: str
+    tries: int = 0
 
 
 def choose(
@@ -51,7 +53,7 @@ def choose(
         points: each with the row's lines there, by seed.
         what: the points are, in words.
     """
-    tried = [(point, lines) for point, lines in points if not _infeasible(lines)]
+    tried = _distinct([(point, lines) for point, lines in points if not _infeasible(lines)])
     lacking = [
         (point, seed)
         for point, lines in tried
@@ -62,13 +64,23 @@ def choose(
         return Choice(row, None, None, (), f"{len(lacking)} of {len(tried) * len(seeds)} results are missing or failed")
     means = [statistics.fmean(values) if (values := _figures(lines, seeds)) else None for _, lines in tried]
     known = [mean for mean in means if mean is not None]
-    why = f"{word} at each of {len(tried)} {what}" if (word := _everywhere(tried, seeds)) else ""
+    several = f"at each of {len(tried)} {what}" if len(tried) > 1 else "in its one training"
+    why = f"{word} {several}" if (word := _everywhere(tried, seeds)) else ""
     if not known:
         if why:  # all alike: then the first says what there is to say
-            return Choice(row, tried[0][0], None, (), why)
-        return Choice(row, None, None, (), "diverges in some seed at each point" if tried else "infeasible")
+            return Choice(row, tried[0][0], None, (), why, len(tried))
+        return Choice(row, None, None, (), "no point has the figure in every seed" if tried else "infeasible")
     point = tried[means.index(max(known))][0]
-    return Choice(row, point, max(known), _edges(point, [each for each, _ in tried]), why)
+    return Choice(row, point, max(known), _edges(point, [each for each, _ in tried]), why, len(tried))
+
+
+def _distinct(tried: Sequence[tuple[Fields, Mapping[int, Line]]]) -> list[tuple[Fields, Mapping[int, Line]]]:
+    """The points without those that are the trainings of an earlier one."""
+    found: dict[tuple[Any, ...], tuple[Fields, Mapping[int, Line]]] = {}
+    for place, (point, lines) in enumerate(tried):
+        its = tuple(sorted((seed, line.get("fingerprint", place)) for seed, line in lines.items()))
+        found.setdefault(its or (place,), (point, lines))
+    return list(found.values())
 
 
 def _infeasible(lines: Mapping[int, Line]) -> bool:
@@ -100,8 +112,12 @@ def _edges(point: Fields, tried: Sequence[Fields]) -> tuple[str, ...]:
 
 
 def choices(table: Table, lines: Sequence[Line]) -> list[Choice]:
-    """What each row of a tuned table is given, by the seeds that its lines have."""
-    seeds = sorted({line["seed"] for line in lines})
+    """What each row of a tuned table is given, by the seeds that all of its points have.
+
+    Where none is had by all, it is those that any has: then results are missing.
+    """
+    points = [set(_seeds(row, lines)) for row in table.rows if row.of is not None]
+    seeds = sorted(set.intersection(*points) or set.union(*points))
     what = f"values of {next(iter(table.axes))}" if len(table.axes) == 1 else "points"
     return [
         choose(row.name, [(each.at, _seeds(each, lines)) for each in _at_points(row, table)], seeds, what=what)
@@ -129,6 +145,7 @@ def at_their_best(table: Table, lines: Sequence[Line]) -> list[dict[str, Any]]:
         for row in _at_points(next(row for row in plain(table) if row.name == choice.row), table):
             if row.at == choice.point:
                 found += [{**line, "row": choice.row} for line in _seeds(row, lines).values()]
+                break
     return found
 
 

@@ -23,6 +23,8 @@ ROUGHER = 2.0  # an unstable row's loss changes by more than this times the othe
 
 Line = Mapping[str, Any]  # of results/<table>.parquet
 
+_LOST = {"failed", "diverged"}  # outcomes of a seed that has no number
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -191,13 +193,15 @@ def differences(names: Iterable[str], baseline: str, lines: Iterable[Line], *, l
     """Row -> its difference to the baseline, of those that have one: a grid's, whose intervals hold together at 95 %.
 
     Each of m is judged at level 1 - 0.05/m, as claims are, over the looks if seeds are added. A row that is the
-    baseline's own training has none; nor has one of fewer than two seeds in common.
+    baseline's own training has none; nor has one of fewer than two seeds in common, or one that has failed or diverged
+    in some seed: what is left may be what went well.
     """
     rows: dict[str, dict[int, Line]] = {}
     for line in lines:
         rows.setdefault(line["row"], {})[line["seed"]] = line
     itself = rows.get(baseline, {})
-    values = {name: paired(rows[name], itself) for name in names if name != baseline and name in rows}
+    whole = [name for name in names if {line["outcome"] for line in rows.get(name, {}).values()}.isdisjoint(_LOST)]
+    values = {name: paired(rows[name], itself) for name in whole if name != baseline and name in rows}
     compared = {name: several for name, several in values.items() if len(several) > 1}
     step = resolution(itself.values())
     return {

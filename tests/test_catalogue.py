@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import tiny
+from test_store import finish, plan
 
-from ablations import asked, catalogue, planning, results, run, submit, tables
+from ablations import asked, catalogue, columns, planning, report, results, run, submit, tables
+from ablations.store import Store
 from ablations.table import UserError
+from simsiam.config import FIELDS
+from simsiam.recipes import RECIPES
 
 GOOD = '''\
 """Mine."""
@@ -45,6 +50,19 @@ BROKEN = [
     (('Claim(WORSE, ("none"', 'Claim(WORSE, ("nine"'), 14, "Unknown row 'nine'. Did you mean 'none'?"),
     (("Claim(WORSE, (", 'Claim("wors", ('), 14, "Unknown kind of claim 'wors'. Did you mean 'worse'?"),
     (('("none",), section', '("none", "warm"), section'), 1, "'does not collapse' is said of 1 rows. Got 2"),
+    (('section="mine"', "section=5"), 7, "section must be a line of text. Got 5 instead"),
+    (('varies=("momentum", "warmup_epochs")', 'varies=("momentum")'), 8, "varies must be a tuple of fields"),
+    (('changes={"momentum": 0.0}', "changes=None"), 11, "changes must be field -> value, or a function"),
+    (('changes={"momentum": 0.0}', 'changes={}, at={"momentum": 0.0}'), 11, "at must be left out: --grid and --tune"),
+    (('changes={"momentum": 0.0}', 'changes={}, paper="67"'), 11, "paper must be a number, or None. Got '67'"),
+    (
+        ('("none", "usual"), section="mine"', '("none", "usual"), section="mine", margin="x"'),
+        14,
+        "margin must be a number",
+    ),
+    (('("none", "usual")', '["none", "usual"]'), 14, "rows must be a tuple of rows' names"),
+    (('"""Mine."""', "raise SystemExit(0)"), 1, "SystemExit: 0"),
+    (('"""Mine."""', "raise ValueError('a\\nb')"), 1, "ValueError: a b"),
     (('name="warm"', 'name="warm,er"'), 12, "a row's name is text without commas. Got 'warm,er'"),
 ]
 
@@ -176,3 +194,77 @@ def test_the_tables_of_this_package_are_whole() -> None:
         assert table.name == name
         assert not table.carried
     assert planning.distinct([]) == {}
+
+
+def test_a_function_of_a_file_changes_nothing_but_its_own_row(tmp_path: Path) -> None:
+    rows = """\
+def a(fields):
+    fields["momentum"] = 0.5
+    return fields | {}
+
+
+def b(fields):
+    fields["warmup_epochs"] = 2.0
+    return {"warmup_epochs": fields["warmup_epochs"]}
+
+
+"""
+    text = GOOD.replace("TABLE =", f"{rows}TABLE =").replace('changes={"momentum": 0.0}', "changes=b")
+    recipe = dict(RECIPES["digits"])
+    table = planning.resolved(catalogue.of_file("mine.py", text), "digits", "digits@0", {})
+    assert {row.name: dict(row.changes) for row in table.rows if not callable(row.changes)}["none"] == {
+        "warmup_epochs": 2.0
+    }
+    trials = planning.plan(table, recipe="digits", data="digits@0", train_images=1437, overrides={})
+    assert [trial.config.momentum for trial in trials] == [0.9, 0.9, 0.9]
+    assert RECIPES["digits"] == recipe
+    every = GOOD.replace("TABLE =", f"{rows}TABLE =").replace('changes={"momentum": 0.0}', "changes=a")
+    with pytest.raises(UserError, match="Row none changes data: use --data"):
+        planning.resolved(catalogue.of_file("mine.py", every), "digits", "digits@0", {})
+
+
+def test_a_dataclass_and_a_byte_order_mark_are_no_faults_of_a_file(tmp_path: Path) -> None:
+    text = "from dataclasses import dataclass\n\n\n@dataclass\nclass C:\n    x: int = 0\n\n\n" + GOOD
+    (tmp_path / "mine.py").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert catalogue.of_file("mine.py", asked.text(str(tmp_path / "mine.py"))).name == "mine"
+
+
+def test_a_name_that_is_a_grid_points_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(GOOD.replace('name="none"', 'name="usual base_lr=0.2"').replace('"none"', '"usual"'))
+    assert run.main(["--table", str(file), "--tune", "base_lr=0.1,0.2", "--plan", "--results", str(tmp_path)]) == 2
+    assert "a second row 'usual base_lr=0.2'" in capsys.readouterr().err
+
+
+def test_listing_needs_no_whole_results_and_fields_a_known_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stop_gradient.parquet").write_bytes(b"damaged")
+    assert run.main(["--list", "--results", str(tmp_path)]) == 0
+    assert "  digits " in capsys.readouterr().out
+    assert run.main(["--fields", "--recipe", "digit"]) == 2
+    assert "Did you mean 'digits'?" in capsys.readouterr().err
+    assert run.main(["--fields", "--recipe", "cifar10", "--set", "dim=64"]) == 0
+    shown = capsys.readouterr().out
+    assert "  dim=64 " in shown
+    assert "Sec. 4.1" in shown
+    assert all(f"  {name}=" in shown for name in FIELDS if name not in ("data", "seed"))
+
+
+@pytest.mark.parametrize("definitions", ["[1]", '{"digits": {"name": "mine"}}', "{}"])
+def test_a_definition_that_is_none_is_its_own_tables_trouble_alone(
+    definitions: str, tmp_path: Path, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(Store.at(tmp_path), plan())
+    Store.at(tmp_path).rebuild(plan())
+    lines = Store.at(tmp_path).table("stop_gradient")
+    content = columns.encoded(columns.COLUMNS, lines, definitions={"x": 1})
+    (tmp_path / "mine.parquet").write_bytes(
+        content.replace(b'{"x": 1}', definitions.encode().ljust(8)[:8])
+        if len(definitions) <= 8
+        else columns.encoded(columns.COLUMNS, lines, definitions=json.loads(definitions))
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert {table.name for table, _ in results.claims(root=tmp_path)} == {"stop_gradient"}
+        assert report.words(Store.at(tmp_path), "csv").startswith("row,")

@@ -29,8 +29,8 @@ def test_each_combination_is_a_row_beside_the_baseline() -> None:
     trials = planning.plan(table, **PLAN, seeds=(3,))
     assert [trial.row.name for trial in trials] == [
         "baseline",
-        *("base_lr=0.1 bn_group=null", "base_lr=0.1 bn_group=32"),
-        *("base_lr=0.2 bn_group=null", "base_lr=0.2 bn_group=32"),
+        *("base_lr=0.1 bn_group=none", "base_lr=0.1 bn_group=32"),
+        *("base_lr=0.2 bn_group=none", "base_lr=0.2 bn_group=32"),
     ]
     assert [(trial.config.base_lr, trial.config.bn_group) for trial in trials[1:]] == [
         *((0.1, None), (0.1, 32)),
@@ -228,7 +228,9 @@ def test_a_long_grid_shows_its_ends() -> None:
     lines = numbers(table, lambda row: float(row.at.get("width", 50)))
     text = printed_grid.results(table, lines)
     assert text.count("\n") < 60
-    first, best, worst = (part.split("\n\n")[1] for part in text.split("The ")[-3:])
+    first, best, worst = (
+        text.partition(f"The {name}:\n\n")[2].partition("\n\n")[0] for name in ("first", "best", "worst")
+    )
     for part, widths in ((first, range(4, 9)), (best, range(103, 98, -1)), (worst, range(8, 3, -1))):
         assert [row.split("|")[1].strip() for row in part.splitlines()[2:] if row.startswith("|")] == [
             f"width={n}" for n in widths
@@ -254,3 +256,36 @@ def test_a_table_that_results_carry_is_shown_and_a_damaged_file_is_of_none(tmp_p
 def test_only_a_files_name_is_a_file() -> None:
     assert asked.is_file("mine/table.py")
     assert not asked.is_file("stop_gradient")
+
+
+def test_a_row_that_lost_seeds_has_no_difference_and_a_mark() -> None:
+    """What is left of it may be what went well."""
+    table = grid.of_recipe("g", {"width": (4, 16, 32)})
+    lines = numbers(table, lambda row: 90.0 + 5 * (row.at.get("width", 0) > 4))
+    for line in lines:
+        if line["seed"] == 2 and line["row"] in ("width=16", "width=32"):
+            line |= {"outcome": "diverged" if line["row"] == "width=16" else "failed", "knn_top1": None}
+    rows = [
+        [cell.strip() for cell in each.split("|")[1:-1]]
+        for each in printed_grid.results(table, lines).splitlines()
+        if each.startswith("| width=")
+    ]
+    assert [row[2] != "-" for row in rows] == [True, False, False]
+    assert [row[1].split()[-1] for row in rows[1:]] == ["(d)", "(f)"]
+
+
+@pytest.mark.parametrize(("option", "rows"), [("--grid", 1 + 2 * 2), ("--tune", 2 + 2 * 2)])
+def test_rows_of_a_table_are_named_as_the_tables(option: str, rows: int) -> None:
+    asked_rows = request.read(
+        options.parser().parse_args(["--table", "predictor", option, "base_lr=0.1,0.2", "--rows", "none,frozen"])
+    )
+    names = [trial.row.name for trial in asked_rows.trials((0,))]
+    assert len(names) == rows
+    assert {"none base_lr=0.1", "frozen base_lr=0.2"} < set(names)
+    assert not any(name.startswith("constant_lr") for name in names)
+
+
+def test_a_row_that_is_a_function_goes_on_with_what_set_changes() -> None:
+    table = asked_for("--table", "epochs", "--tune", "base_lr=0.1,0.2", "--set", "epochs=4")
+    by_name = {t.row.name: t.config for t in planning.plan(table, **{**PLAN, "overrides": {"epochs": 4}})}
+    assert [by_name[f"{n}x base_lr=0.1"].epochs for n in (1, 2, 4)] == [4, 8, 16]

@@ -28,7 +28,7 @@ SEEDS = (0, 1)
 
 def test_the_best_mean_of_the_training_pictures_is_chosen() -> None:
     points = [at(0.1, 80.0, 82.0), at(0.2, 84.0, 86.0), at(0.5, 90.0, 78.0)]
-    assert choose("row", points, SEEDS) == Choice("row", {"base_lr": 0.2}, 85.0, (), "")
+    assert choose("row", points, SEEDS) == Choice("row", {"base_lr": 0.2}, 85.0, (), "", tries=3)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_best_mean_of_the_training_pictures_is_chosen() -> None:
             [at(0.1, 50.0, None, s1="diverged"), at(0.2, None, 50.0, s0="diverged")],
             None,
             False,
-            "diverges in some seed",
+            "no point has the figure",
         ),
         ([at(0.1, None, None, outcome="infeasible")], None, False, "infeasible"),
     ],
@@ -205,3 +205,37 @@ def test_what_is_printed_of_a_tuned_table() -> None:
     assert rows["baseline"][4].startswith("81.0 ± 2.5")
     assert "Each row was trained at 5 values of base_lr" in text
     assert "Changed by it: one is worse than baseline by more than 0." in text
+
+
+def test_a_row_that_overwrites_the_field_has_nothing_to_choose() -> None:
+    """Its points are one training: no value, no end of the values, and fewer tries than the others, which is said."""
+    point, lines = at(0.1, 80.0, 82.0)
+    for seed, line in lines.items():
+        line["fingerprint"] = str(seed)
+    found = choose("row", [(point, lines), ({"base_lr": 0.2}, lines)], SEEDS)
+    assert (found.point, found.edge, found.tries) == ({"base_lr": 0.1}, (), 1)
+    collapsed = {seed: {**line, "outcome": "collapsed"} for seed, line in lines.items()}
+    assert (
+        choose("row", [(point, collapsed), ({"base_lr": 0.2}, collapsed)], SEEDS).why == "collapses in its one training"
+    )
+
+    table = a_table()
+    where = {"recipe": "digits", "data": "digits@0", "overrides": "", "message": None}
+    several = lines_of(table, np.full((4, 5, 3), 50.0), np.full((4, 5, 3), 50.0), 3, **where)
+    for line in several:
+        if line["row"].startswith("one "):
+            line["fingerprint"] = f"one-{line['seed']}"
+    text = printed_grid.results(table, several)
+    assert "| one      | -     | -   | none to choose |" in text
+    assert "Rows had unequal numbers of tries (baseline 5, one 1, two 5, three 5)" in text
+
+
+def test_a_seed_that_some_rows_have_more_changes_no_choice() -> None:
+    table = a_table(Claim(WORSE, ("one", "baseline"), section="Sec. 0"))
+    lines = lines_of(table, np.full((4, 5, 3), 50.0), np.full((4, 5, 3), 50.0), 3)
+    more = [
+        {**line, "seed": 9, "fingerprint": f"{line['fingerprint']}-9"}
+        for line in lines
+        if line["row"].startswith("two ")
+    ]
+    assert tuned.choices(table, [*lines, *more]) == tuned.choices(table, lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import warnings
@@ -38,12 +39,18 @@ class Shown:
     @property
     def rows(self) -> list[Row]:
         """Those that have a line, in the paper's order."""
-        there = {line["row"] for line in self.lines}
-        return [row for row in self.table.rows if row.name in there]
+        return [row for row in self.table.rows if row.name in self._by_row]
 
     def of(self, row: Row) -> list[Result]:
         """The lines of a row, by seed."""
-        return [line for line in self.lines if line["row"] == row.name]
+        return self._by_row.get(row.name, [])
+
+    @functools.cached_property
+    def _by_row(self) -> dict[str, list[Result]]:
+        found: dict[str, list[Result]] = {}
+        for line in self.lines:
+            found.setdefault(line["row"], []).append(line)
+        return found
 
     def mean(self, row: Row, name: str) -> Interval | None:
         """Of a column over a row's seeds, with its 95 % interval; None where no seed has a number."""

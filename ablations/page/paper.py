@@ -10,6 +10,7 @@ import pandas as pd
 from ablations.columns import Result
 from ablations.page.evidence import Shown, Stage
 from ablations.printed import outcomes
+from ablations.table import Table
 from ablations.verdict import Interval
 
 BIBTEX = """\
@@ -99,7 +100,7 @@ _METHODS_PARAGRAPH = """\
 We train {method} on {data} ({train_pictures:,} pictures of {image_size} px) by the recipe {recipe}: a \
 {backbone}, {heads}SGD with momentum {momentum:g} and weight decay {weight_decay:g}, a base learning rate of \
 {base_lr:g} scaled by batch/256 with a cosine schedule, batch {batch_size}, {epochs} epochs, in {precision}. \
-Each row changes one part. Accuracies are of {test_images:,} test pictures after the last epoch: kNN with k = \
+{rows} Accuracies are of {test_images:,} test pictures after the last epoch: kNN with k = \
 {knn_k} and temperature {knn_temperature:g} on the backbone's features, and a linear probe ({probe}) on them. A \
 run has collapsed if the std of z/||z|| times sqrt(d) is below 0.02 or its effective rank below 3. Rows have \
 {seeds} seeds; we give means with 95 % t intervals. Claims are judged on kNN top-1 by differences paired by \
@@ -119,12 +120,28 @@ def methods(stage: Stage) -> str:
         "recipe": stage.recipe + (f", changed as {stage.overrides}" if stage.overrides else ""),
         "backbone": baseline["backbone"].replace("resnet", "ResNet-") + width,
         "heads": _heads(baseline),
+        "rows": " ".join(
+            _rows(shown.table)
+            for shown in {(bool(shown.table.axes), shown.table.tuned): shown for shown in stage.tables}.values()
+        ),
         "seeds": _range(len({line["seed"] for line in shown.of(row)}) for shown in stage.tables for row in shown.rows),
         "torch": _listed(line["torch"] for line in lines),
         "device": _listed(line["device"] for line in lines),
     }
     recorded = {name: _NOT_RECORDED if value is None else value for name, value in baseline.items()}
     return _METHODS_PARAGRAPH.format(**{**recorded, **said})
+
+
+def _rows(table: Table) -> str:
+    """What its rows are, in a sentence or two."""
+    if not table.axes:
+        return "Each row changes one part."
+    if not table.tuned:
+        return "Each row has the values that its name says."
+    return (
+        f"Each row was also trained at each of several {' and '.join(table.axes)}, as the rows' names say, and claims "
+        "were judged at those with the best mean leave-one-out kNN on the training pictures."
+    )
 
 
 METHOD_NAMES = {"simsiam": "SimSiam", "simclr": "SimCLR", "moco": "MoCo v2", "byol": "BYOL", "swav": "SwAV"}

@@ -141,8 +141,8 @@ def tuned(
     `claims` has the same claims with each row at the recipe's setting. Raises UserError as `claims` does, and for a
     table that is not tuned.
     """
-    ((found, lines),) = _lines(recipe, overrides, data, [table], opened(root))
-    if not found.tuned:
+    found, lines = next(iter(_lines(recipe, overrides, data, [table], opened(root))), (None, []))
+    if found is None or not found.tuned:
         raise UserError(
             f"Table {table} is not tuned. One that is comes from run.py --table {table} --tune FIELD=VALUES"
         )
@@ -161,7 +161,7 @@ def _lines(recipe: str, overrides: str, data: str | None, names: Iterable[str] |
     """
     overrides = todays.canonical(overrides)
     found: Lines = []
-    others: set[str] = set()
+    there, others = False, set[str]()
     for name in catalogue.there(store) if names is None else names:
         definitions = store.definitions(name)
         if not definitions:
@@ -170,18 +170,19 @@ def _lines(recipe: str, overrides: str, data: str | None, names: Iterable[str] |
         others |= {line["overrides"] for line in lines}
         if lines := [line for line in lines if line["overrides"] == overrides and data in (None, line["data"])]:
             today = todays.mask(name, lines, definitions)
-            its = [line for line, its in zip(lines, today, strict=True) if its]
-            found.append((catalogue.carried(name, recipe, overrides, definitions), its))
-    if not found:
+            there = True
+            if its := [line for line, its in zip(lines, today, strict=True) if its]:
+                found.append((catalogue.carried(name, recipe, overrides, definitions), its))
+    if not there:
         here = ", ".join(f"--overrides '{each}'" if each else "none" for each in sorted(others))
         of = f" with --overrides '{overrides}'" if overrides else " without overrides" if others else ""
         of += f" on {data}" if data else ""
-        there = f" Overrides that it has results with: {here}." if others else ""
-        raise UserError(f"{store.folder} has no results of recipe {recipe}{of}.{there}")
+        besides = f" Overrides that it has results with: {here}." if others else ""
+        raise UserError(f"{store.folder} has no results of recipe {recipe}{of}.{besides}")
     sets = sorted({line["data"] for _, lines in found for line in lines})
     if len(sets) > 1:
         raise UserError(f"The lines are of several data sets: {', '.join(sets)}. Choose one with --data.")
-    return [(table, lines) for table, lines in found if lines]
+    return found
 
 
 def _unknown(what: str, value: str, known: list[str]) -> str:
