@@ -13,6 +13,7 @@ from ablations import tuned, verdict
 from ablations.grid import BASELINE, at
 from ablations.printed import aligned, outcomes, which
 from ablations.table import Row, Table
+from ablations.tuned import NOT_RUN
 from ablations.verdict import METRIC, UNDECIDED, Difference, Verdict, interval, number, resolution
 
 Result = Mapping[str, Any]
@@ -143,7 +144,7 @@ def tuned_table(table: Table, lines: Sequence[Result]) -> str:
     what = f"values of {next(iter(table.axes))}" if len(table.axes) == 1 else "points"
     papers = {row.name: row.paper for row in tuned.plain(table)}
     cells = [("row", "paper", "kNN", "chosen", "train kNN", "kNN there", "at the points")]
-    for choice in choices:
+    for choice in (choice for choice in choices if choice.why != NOT_RUN):
         paper, its = papers[choice.row], [row for row in table.rows if row.of == choice.row]
         chosen = "-" if choice.point is None else at(choice.point) + " <" * bool(choice.edge)
         chosen = "none to choose" if choice.tries == 1 else chosen

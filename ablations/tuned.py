@@ -2,7 +2,7 @@
 
 The figure is leave-one-out kNN on the training pictures (`knn_train_top1`), averaged over seeds; claims are then judged
 on the test set at the chosen points. Every row of the table is chosen for in the same way and from as many points, the
-baseline too, so that none has had more tries than another.
+baseline too, so that none has had more tries than another; a row that sets the field itself has one, and is named.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ablations.table import Fields, Row, Table
 from ablations.verdict import UNDECIDED, Line, Verdict, judge, number
 
 FIGURE = "knn_train_top1"
+NOT_RUN = "has not run"
 
 _NO_RESULT = ("failed",)  # trying again may bring a number; `infeasible` never will
 
@@ -53,6 +54,8 @@ def choose(
         points: each with the row's lines there, by seed.
         what: the points are, in words.
     """
+    if not any(lines for _, lines in points):
+        return Choice(row, None, None, (), NOT_RUN)
     tried = _distinct([(point, lines) for point, lines in points if not _infeasible(lines)])
     lacking = [
         (point, seed)
@@ -112,12 +115,12 @@ def _edges(point: Fields, tried: Sequence[Fields]) -> tuple[str, ...]:
 
 
 def choices(table: Table, lines: Sequence[Line]) -> list[Choice]:
-    """What each row of a tuned table is given, by the seeds that all of its points have.
+    """What each row of a tuned table is given, by the seeds that all points have of which there is a result.
 
     Where none is had by all, it is those that any has: then results are missing.
     """
-    points = [set(_seeds(row, lines)) for row in table.rows if row.of is not None]
-    seeds = sorted(set.intersection(*points) or set.union(*points))
+    points = [its for row in table.rows if row.of is not None and (its := set(_seeds(row, lines)))]
+    seeds = sorted(set.intersection(*points) or set.union(*points)) if points else []
     what = f"values of {next(iter(table.axes))}" if len(table.axes) == 1 else "points"
     return [
         choose(row.name, [(each.at, _seeds(each, lines)) for each in _at_points(row, table)], seeds, what=what)

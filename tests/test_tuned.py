@@ -239,3 +239,16 @@ def test_a_seed_that_some_rows_have_more_changes_no_choice() -> None:
         if line["row"].startswith("two ")
     ]
     assert tuned.choices(table, [*lines, *more]) == tuned.choices(table, lines)
+
+
+def test_rows_that_have_not_run_are_left_out_and_leave_the_others_their_choice() -> None:
+    table = a_table(Claim(WORSE, ("one", "baseline"), section="Sec. 0"), Claim(COLLAPSES, ("two",), section="Sec. 0"))
+    where = {"recipe": "digits", "data": "digits@0", "overrides": "", "message": None}
+    lines = lines_of(table, np.full((4, 5, 3), 50.0), np.full((4, 5, 3), 50.0), 3, **where)
+    ran = [line for line in lines if not line["row"].startswith(("two ", "three "))]
+    assert tuned.choices(table, ran)[:2] == tuned.choices(table, lines)[:2]
+    assert [choice.why for choice in tuned.choices(table, ran)[2:]] == ["has not run", "has not run"]
+    text = printed_grid.results(table, ran)
+    assert "| one " in text
+    assert "| two " not in text
+    assert "two: has not run" in text
