@@ -20,6 +20,7 @@ from simsiam.methods import DETECTION
 Result = Mapping[str, Any]
 
 _NAMED = 10  # fingerprints of a plan
+_ROWS = 5  # named beside a reason
 
 _COLUMNS = (("kNN", "knn_top1", 1), ("linear", "linear_top1", 1), ("untrained", "knn_top1_init", 1))
 _BY_LABELS = (("classifier", "classifier_top1", 1),)
@@ -128,8 +129,13 @@ def plan(
     lines = [f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint, 'infeasible')}" for t in trials[:named]]
     if left := len(trials) - len(lines):
         lines.append(f"  ... and {left} more: add --fingerprints to see all.")
-    reasons = Counter(trial.infeasible for trial in trials if trial.infeasible)
-    lines += [f"Infeasible: {n} result{'s' * (n > 1)}: {reason}" for reason, n in reasons.items()]
+    reasons: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        if trial.infeasible:
+            reasons.setdefault(trial.infeasible, {})[f"{trial.table.name}/{trial.row.name}"] = None
+    for reason, rows in reasons.items():
+        besides = f" and {len(rows) - _ROWS} more" if len(rows) > _ROWS else ""
+        lines.append(f"Infeasible: {', '.join(list(rows)[:_ROWS])}{besides}: {reason}")
     lines.append(_counts(trials, distinct, states))
     if todo:
         lines.append(f"Now: {len(todo)} training{'s' * (len(todo) > 1)}, {where}, 1 CPU (or GPU) a worker.")

@@ -272,7 +272,9 @@ def test_the_table_of_detection_on_a_tiny_folder(
     trained_before = results.load("stop_gradient", root=tmp_path).fingerprint[0]
     capsys.readouterr()
     assert run.main([*command, *small, "--plan"]) == 0
-    assert "imagenet_supervised seed 0: infeasible: torchvision's weights cannot be had" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "  detection/imagenet_supervised seed 0: infeasible\n" in told
+    assert "Infeasible: detection/imagenet_supervised: torchvision's weights cannot be had" in told
     assert run.main([*command, *small, "--launcher", "local"]) == 0
     assert "| AP50 |" in capsys.readouterr().out
     first = results.load("detection", root=tmp_path)

@@ -502,7 +502,7 @@ def test_torchvisions_weights_are_a_row_where_they_can_be_had(monkeypatch: pytes
 
 
 def test_all_tables_are_planned_without_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.main(["--table", "all", "--plan", "--results", str(tmp_path)]) == 0
+    assert run.main(["--table", "all", "--plan", "--fingerprints", "--results", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "flowers/random seed 0" in told
     assert "transfer/" not in told
