@@ -249,6 +249,6 @@ def test_rows_that_have_not_run_are_left_out_and_leave_the_others_their_choice()
     assert tuned.choices(table, ran)[:2] == tuned.choices(table, lines)[:2]
     assert [choice.why for choice in tuned.choices(table, ran)[2:]] == ["has not run", "has not run"]
     text = printed_grid.results(table, ran)
-    assert "| one " in text
-    assert "| two " not in text
+    assert any(line.startswith("| one ") for line in text.splitlines())
+    assert not any(line.startswith("| two ") for line in text.splitlines())
     assert "two: has not run" in text
