@@ -73,11 +73,10 @@ def with_grid(tables: list[Table], args: argparse.Namespace, *, data: str, overr
 
     Raises UserError.
     """
-    for option in ("grid", "tune"):
-        if args.name is not None and not (args.grid or args.tune):
-            raise UserError("--name is the name of a grid's table. Add --grid or --tune, or leave it out.")
-        if getattr(args, option):
-            tables = [_gridded(tables, option, args, overrides)]
+    if args.grid or args.tune:
+        tables = [_gridded(tables, "grid" if args.grid else "tune", args, overrides)]
+    elif args.name is not None:
+        raise UserError("--name is the name of a grid's table. Add --grid or --tune, or leave it out.")
     found = []
     for table in tables:
         if table.carried:

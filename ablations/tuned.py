@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablations.table import Fields, Row, Table
-from ablations.verdict import UNDECIDED, Line, Verdict, judge, number
+from ablations.verdict import UNDECIDED, Line, Verdict, by_row, judge, number
 
 FIGURE = "knn_train_top1"
 NOT_RUN = "has not run"
@@ -119,11 +119,17 @@ def choices(table: Table, lines: Sequence[Line]) -> list[Choice]:
 
     Where none is had by all, it is those that any has: then results are missing.
     """
-    points = [its for row in table.rows if row.of is not None and (its := set(_seeds(row, lines)))]
+    rows = by_row(lines)
+    points = [set(rows[row.name]) for row in table.rows if row.of is not None and row.name in rows]
     seeds = sorted(set.intersection(*points) or set.union(*points)) if points else []
     what = f"values of {next(iter(table.axes))}" if len(table.axes) == 1 else "points"
     return [
-        choose(row.name, [(each.at, _seeds(each, lines)) for each in _at_points(row, table)], seeds, what=what)
+        choose(
+            row.name,
+            [(each.at, rows.get(each.name, {})) for each in table.rows if each.of == row.name],
+            seeds,
+            what=what,
+        )
         for row in plain(table)
     ]
 
@@ -133,31 +139,19 @@ def plain(table: Table) -> list[Row]:
     return [row for row in table.rows if row.of is None]
 
 
-def _at_points(row: Row, table: Table) -> list[Row]:
-    return [each for each in table.rows if each.of == row.name]
-
-
-def _seeds(row: Row, lines: Sequence[Line]) -> dict[int, Line]:
-    return {line["seed"]: line for line in lines if line["row"] == row.name}
-
-
-def at_their_best(table: Table, lines: Sequence[Line]) -> list[dict[str, Any]]:
+def _at_their_best(table: Table, choices: Sequence[Choice], lines: Sequence[Line]) -> list[dict[str, Any]]:
     """The lines of each row at its chosen point, under the row's own name: the tuned table."""
-    found: list[dict[str, Any]] = []
-    for choice in choices(table, lines):
-        for row in _at_points(next(row for row in plain(table) if row.name == choice.row), table):
-            if row.at == choice.point:
-                found += [{**line, "row": choice.row} for line in _seeds(row, lines).values()]
-                break
-    return found
+    points = {choice.row: choice.point for choice in choices}
+    of = {row.name: row.of for row in table.rows if row.of is not None and row.at == points.get(row.of)}
+    return [{**line, "row": of[line["row"]]} for line in lines if line["row"] in of]
 
 
 def judged(table: Table, lines: Sequence[Line]) -> list[Verdict]:
     """The table's claims with each row at its own best. A claim on a row that none was chosen for is undecided."""
-    by_row = {choice.row: choice for choice in choices(table, lines)}
+    chosen = {choice.row: choice for choice in choices(table, lines)}
     found = []
-    for each in judge(table.claims, at_their_best(table, lines)):
-        its = [by_row[row] for row in each.claim.rows]
+    for each in judge(table.claims, _at_their_best(table, list(chosen.values()), lines)):
+        its = [chosen[row] for row in each.claim.rows]
         if unchosen := [choice for choice in its if choice.point is None]:
             why = "; ".join(f"{choice.row}: {choice.why}" for choice in unchosen)
             found.append(Verdict(each.claim, UNDECIDED, why, 0))

@@ -95,6 +95,14 @@ def interval(values: Sequence[float], alpha: float = ALPHA, *, resolution: float
     return Interval(statistics.fmean(values), quantile * deviation / math.sqrt(n), n)
 
 
+def by_row(lines: Iterable[Line]) -> dict[str, dict[int, Line]]:
+    """Row -> seed -> line."""
+    rows: dict[str, dict[int, Line]] = {}
+    for line in lines:
+        rows.setdefault(line["row"], {})[line["seed"]] = line
+    return rows
+
+
 def judge(
     claims: Sequence[Claim], lines: Iterable[Line], *, looks: int = 1, short: Collection[str] = ()
 ) -> list[Verdict]:
@@ -105,9 +113,7 @@ def judge(
         looks: how often the claims are judged while seeds are added; the error rate is split over them.
         short: rows that the time limit has left without some of their seeds. Claims on them are undecided.
     """
-    rows: dict[str, dict[int, Line]] = {}
-    for line in lines:
-        rows.setdefault(line["row"], {})[line["seed"]] = line
+    rows = by_row(lines)
     return [_short_of_seeds(claim, rows, short) or _judge(claim, rows, ALPHA / len(claims) / looks) for claim in claims]
 
 
@@ -196,9 +202,7 @@ def differences(names: Iterable[str], baseline: str, lines: Iterable[Line], *, l
     baseline's own training has none; nor has one of fewer than two seeds in common, or one that has failed or diverged
     in some seed: what is left may be what went well.
     """
-    rows: dict[str, dict[int, Line]] = {}
-    for line in lines:
-        rows.setdefault(line["row"], {})[line["seed"]] = line
+    rows = by_row(lines)
     itself = rows.get(baseline, {})
     whole = [name for name in names if {line["outcome"] for line in rows.get(name, {}).values()}.isdisjoint(_LOST)]
     values = {name: paired(rows[name], itself) for name in whole if name != baseline and name in rows}

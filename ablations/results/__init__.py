@@ -257,9 +257,7 @@ def compare(
     Raises UserError as `load` does, for an unknown row, and with no seed in common.
     """
     lines = [line for _, its in _lines(recipe, overrides, data, [table], opened(root)) for line in its]
-    by_row: dict[str, dict[int, Result]] = {}
-    for line in lines:
-        by_row.setdefault(line["row"], {})[line["seed"]] = line
+    by_row = verdict.by_row(lines)
     for name in (row, other):
         if name not in by_row:
             raise UserError(_unknown(f"row of {table} with results", name, list(by_row)))
