@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from ablations.options import assignment
 from ablations.table import Fields, Row, Table, Trial, UserError
 from ablations.verdict import Line, differences
 from simsiam import config as configs
@@ -33,11 +34,7 @@ def axes(texts: Sequence[str], option: str) -> Axes:
 
 
 def _axis(text: str, option: str) -> tuple[str, tuple[Any, ...]]:
-    name, equals, values = text.partition("=")
-    if not equals:
-        raise UserError(f"{option} takes FIELD=VALUE,VALUE. Got '{text}' instead.")
-    if name in ("data", "seed"):
-        raise UserError(f"{option} {name} does not exist: use {'--data' if name == 'data' else '--seeds'}.")
+    name, values = assignment(text, option, "FIELD=VALUE,VALUE")
     try:
         found = tuple(configs.parse(name, value.strip()) for value in values.split(","))
     except ValueError as error:

@@ -165,6 +165,16 @@ def _kept(add: Callable[..., Any]) -> None:
     add("--price", type=float, help="of an hour of one CPU or GPU, for the column of that name")
 
 
+def assignment(text: str, option: str, form: str) -> tuple[str, str]:
+    """The field and the value of FIELD=VALUE, as text. Raises UserError for what no such option sets."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{option} takes {form}. Got '{text}' instead.")
+    if name in ("data", "seed"):
+        raise UserError(f"{option} {name} does not exist: use {'--data' if name == 'data' else '--seeds'}.")
+    return name, value
+
+
 def looks(args: argparse.Namespace, seeds: Sequence[int] = (0,)) -> list[Sequence[int]]:
     """The seeds after which the claims are judged, each time; the last are all that there are at most.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations import asked as named
 from ablations import planning
-from ablations.options import FIELDS_ELSEWHERE, MOST_SEEDS
+from ablations.options import FIELDS_ELSEWHERE, MOST_SEEDS, assignment
 from ablations.table import Encoders, Table, Trial, UserError
 from simsiam import config as configs
 from simsiam.config import Runtime
@@ -197,11 +197,7 @@ def overrides(texts: list[str]) -> dict[str, Any]:
 
 
 def _override(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--set takes FIELD=VALUE. Got '{text}' instead.")
-    if name in ("data", "seed"):
-        raise UserError(f"--set {name} does not exist: use {'--data' if name == 'data' else '--seeds'}.")
+    name, value = assignment(text, "--set", "FIELD=VALUE")
     try:
         return name, configs.parse(name, value)
     except ValueError as error:

@@ -29,7 +29,7 @@ ARROWS = {
     "asked": {"catalogue", "definition", "grid", "options", "planning", "table"},
     "catalogue": {"definition", "store", "table", "tables"},
     "definition": {"table"},
-    "grid": {"table", "verdict"},
+    "grid": {"options", "table", "verdict"},
     "tuned": {"table", "verdict"},
     "planning": {"table"},
     "listing": {"board", "catalogue", "columns", "estimate", "planning", "store", "table"},
