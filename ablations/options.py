@@ -83,6 +83,8 @@ def _look(add: Callable[..., Any]) -> None:
     add("--list", action="store_true", help="tables, their rows, and recipes")
     add("--fields", action="store_true", help="every field of a recipe, with its value, its rule and its unit")
     add("--plan", action="store_true", help="what would run, what is there, and how long it may take")
+    add("--probe", action="store_true", help="with --plan: time a step of each kind that was not trained here yet")
+    add("--device", metavar="KIND", help="with --plan: how long on another kind, as 'NVIDIA H200', by measured speeds")
     add("--fingerprints", action="store_true", help="with --plan: of all results, not of the first ten")
     add(
         "--check",
@@ -162,7 +164,7 @@ def _kept(add: Callable[..., Any]) -> None:
         help="what else shows the trials as they go; repeatable (default: $SIMSIAM_TRACK, else tensorboard, where it "
         "is installed, into RESULTS/tensorboard)",
     )
-    add("--price", type=float, help="of an hour of one CPU or GPU, for the column of that name")
+    add("--price", type=float, help="of an hour of one CPU or GPU: for --plan, and the column of that name")
 
 
 def assignment(text: str, option: str, form: str) -> tuple[str, str]:

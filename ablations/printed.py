@@ -1,4 +1,4 @@
-"""What a person reads: the plan, a table beside the paper's, the claims and what became of them."""
+"""What a person reads: a table beside the paper's, the claims and what became of them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ablations import estimate, planning, provenance
+from ablations import provenance
 from ablations.agreement import Agreement, ClaimTwice
 from ablations.board import duration
 from ablations.fidelity import Fidelity
-from ablations.store import Store
-from ablations.table import Table, Trial
+from ablations.table import Table
 from ablations.verdict import Interval, Verdict
 from simsiam.methods import DETECTION
 
 Result = Mapping[str, Any]
-
-_NAMED = 10  # fingerprints of a plan
-_ROWS = 5  # named beside a reason
 
 _COLUMNS = (("kNN", "knn_top1", 1), ("linear", "linear_top1", 1), ("untrained", "knn_top1_init", 1))
 _BY_LABELS = (("classifier", "classifier_top1", 1),)
@@ -112,69 +108,6 @@ def outcomes(lines: Sequence[Result]) -> str:
 def _time(lines: Sequence[Result]) -> str:
     seconds = [line["wall_seconds"] for line in lines if line["wall_seconds"] is not None]
     return duration(statistics.fmean(seconds)) if seconds else "-"
-
-
-def plan(
-    trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, where: str, named: int | None = _NAMED
-) -> str:
-    """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for.
-
-    Args:
-        todo: fingerprint -> trial, of those that this command runs.
-        where: in words.
-        named: of how many results the fingerprint is told at most; None for all.
-    """
-    distinct = planning.distinct(trials)
-    states = store.states(distinct)
-    lines = [f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint, 'infeasible')}" for t in trials[:named]]
-    if left := len(trials) - len(lines):
-        lines.append(f"  ... and {left} more: add --fingerprints to see all.")
-    reasons: dict[str, dict[str, None]] = {}
-    for trial in trials:
-        if trial.infeasible:
-            reasons.setdefault(trial.infeasible, {})[f"{trial.table.name}/{trial.row.name}"] = None
-    for reason, rows in reasons.items():
-        besides = f" and {len(rows) - _ROWS} more" if len(rows) > _ROWS else ""
-        lines.append(f"Infeasible: {', '.join(list(rows)[:_ROWS])}{besides}: {reason}")
-    lines.append(_counts(trials, distinct, states))
-    if todo:
-        lines.append(f"Now: {len(todo)} training{'s' * (len(todo) > 1)}, {where}, 1 CPU (or GPU) a worker.")
-        lines.append(_how_long(list(todo.values()), store))
-    else:
-        lines.append("Now: nothing to train.")
-    return "\n".join([f"Results: {store.folder}", *lines])
-
-
-def _counts(trials: Sequence[Trial], distinct: Mapping[str, Trial], states: Mapping[str, str]) -> str:
-    """How many results of how many trainings, and what there is of them."""
-    rows, seeds = len({(t.table.name, t.row.name) for t in trials}), len({t.config.seed for t in trials})
-    product = f"{rows} row{'s' * (rows != 1)} x {seeds} seed{'s' * (seeds != 1)} = " * (rows * seeds == len(trials))
-    infeasible = sum(trial.infeasible is not None for trial in trials)
-    shared = len(trials) - infeasible - len(distinct)
-    since = f", since {shared} {'is' if shared == 1 else 'are'} shared" if shared else ""
-    cannot = f", {infeasible} cannot start" if infeasible else ""
-    there = ", ".join(f"{n} {state}" for state, n in sorted(Counter(states.values()).items()))
-    trainings = f"{len(distinct)} training{'s' * (len(distinct) != 1)}{since}"
-    return f"{product}{len(trials)} results{cannot}: {trainings}; {there or 'none'}."
-
-
-def _how_long(todo: Sequence[Trial], store: Store) -> str:
-    """How long these trainings may take: by what this machine has done, or by what is published."""
-    for costs, device, whose in (
-        (estimate.costs(store), provenance.machine(), ""),
-        (
-            published := estimate.published(todo[0].recipe),
-            next((line["device"] for line in published), ""),
-            "published",
-        ),
-    ):
-        speeds = estimate.speeds(costs, device)
-        times = [estimate.seconds(trial.config, speeds) for trial in todo]
-        known = [seconds for seconds in times if seconds is not None]
-        if len(known) == len(times):
-            on = f" on the {device} of results/published, which may not be this machine" if whose else ""
-            return f"Time: {duration(sum(known))} if one follows the other{on}."
-    return "Time: unknown before a first training of each kind."
 
 
 def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:

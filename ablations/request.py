@@ -142,6 +142,7 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
             f"--time-limit must be above {_END_SECONDS / 60:g} minutes, the time that the tables take at the end, and "
             f"at most {_LONGEST:,}. Got {args.time_limit:g} instead."
         )
+    _check_the_plan(args)
     _check_the_launcher(args)
     if args.table == "all" and args.rows:
         raise UserError("--rows is of one table. Got --table all: name one.")
@@ -160,6 +161,15 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
         encoders=encoders,
         until=None if args.time_limit is None else begun + 60 * args.time_limit - _END_SECONDS,
     )
+
+
+def _check_the_plan(args: argparse.Namespace) -> None:
+    """Raises UserError for what only a plan does."""
+    for option in ("probe", "device", "fingerprints"):
+        if getattr(args, option) and not args.plan:
+            raise UserError(f"--{option} is for --plan. Add that, or leave it out.")
+    if args.probe and args.device:
+        raise UserError("--probe is of this machine, --device of another. Leave one out.")
 
 
 def _check_the_launcher(args: argparse.Namespace) -> None:

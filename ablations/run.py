@@ -94,7 +94,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ablations import printed
+    from ablations import printed_plan
     from ablations.store import Store
 
     store = Store.at(requests.results_place(args.results))
@@ -108,7 +108,7 @@ def _run(args: argparse.Namespace) -> int:
         _check_tables(request, trials, store)
         todo = _todo(trials, store, args.rerun)
         named = {"named": None} if args.fingerprints else {}
-        say(printed.plan(trials, todo, store, where=request.where, **named))
+        say(printed_plan.plan(trials, todo, store, where=request.where, long=_how_long(request, todo, store), **named))
         return 0
     if not planning.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
@@ -117,6 +117,27 @@ def _run(args: argparse.Namespace) -> int:
     encoders.keep(store)
     verdicts, left = _train(request, looks, store)
     return _conclude(request, request.trials(looks[-1]), verdicts, store, left, len(looks))
+
+
+def _how_long(request: Request, todo: dict[str, Trial], store: Store) -> str:
+    """How long the trainings may take, and what they may cost, in words. Raises UserError."""
+    from ablations import estimate, printed_plan, provenance
+
+    if not todo:
+        return ""
+    args, trials = request.args, list(todo.values())
+    if args.device:
+        its = request.source
+        times = estimate.on(args.device, trials, store, (its.train_images, its.test_images))
+    elif args.probe:
+        from ablations import timing
+
+        known = estimate.speeds(estimate.costs(store), provenance.machine())
+        times = estimate.times(trials, known | timing.speeds(trials, request.runtime, known), " on this machine")
+    else:
+        times = estimate.here(trials, store)
+    at_once = args.workers * (args.gpus_per_trial or 1.0)
+    return printed_plan.how_long(times, len(trials), at_once=at_once, price=args.price)
 
 
 def _check_tables(request: Request, trials: list[Trial], store: Store) -> None:
@@ -146,14 +167,14 @@ def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[
 
     Returns the verdicts, and the fingerprints that the time limit has left.
     """
-    from ablations import grid, printed, verdict
+    from ablations import grid, printed_plan, verdict
 
     rows: dict[str, list[str]] | None = None
     found: dict[tuple[str, Claim], Verdict] = {}
     for seeds in looks:
         trials = request.trials(seeds, rows)
         todo = _todo(trials, store, request.args.rerun)
-        say(printed.plan(trials, todo, store, where=request.where))
+        say(printed_plan.plan(trials, todo, store, where=request.where, long=_how_long(request, todo, store)))
         left = _train_missing(request, trials, todo, store)
         rows, every_row = {}, request.every_row(seeds)
         for table in request.tables:

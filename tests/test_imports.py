@@ -18,6 +18,7 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 ARROWS = {
     "run": {
         *("options", "request", "table", "store", "rebuild", "board", "progress", "printed", "report"),
+        *("estimate", "printed_plan", "provenance", "timing"),
         *("catalogue", "planning", "grid", "printed_grid", "listing", "tracking"),
         "verdict",
         "terminal",
@@ -62,7 +63,9 @@ ARROWS = {
     "progress": {"board", "table", "terminal", "tracking"},
     "tracking": {"files", "table", "terminal"},
     "board": {"files", "terminal"},
-    "printed": {"agreement", "board", "fidelity", "estimate", "planning", "provenance", "store", "table", "verdict"},
+    "printed": {"agreement", "board", "fidelity", "provenance", "table", "verdict"},
+    "printed_plan": {"board", "estimate", "planning", "printed", "store", "table"},
+    "timing": {"estimate", "launch_local", "placement", "table", "terminal", "trial"},
     "printed_grid": {"grid", "printed", "table", "tuned", "verdict"},
     "estimate": {"catalogue", "columns", "provenance", "store", "table"},
     "submit": {"asked", "catalogue", "options", "table", "terminal"},

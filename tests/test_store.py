@@ -236,10 +236,10 @@ def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
         store.rebuild(trials)
 
     assert estimate() is None
-    done(wall_seconds=50.0)
+    done(wall_seconds=50.0, device_seconds=50.0)
     assert estimate(epochs=200) == pytest.approx(100.0)
     assert estimate(width=64) is None
-    done(wall_seconds=0.5, outcome="diverged")
+    done(wall_seconds=0.5, device_seconds=0.5, outcome="diverged")
     assert estimate(epochs=200) is None
 
 

@@ -1,0 +1,84 @@
+"""What a person reads of a plan: what there is, what would run, how long it may take, and what that costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from ablations import planning
+from ablations.board import duration
+from ablations.estimate import Times
+from ablations.printed import price as money
+from ablations.store import Store
+from ablations.table import Trial
+
+_NAMED = 10  # fingerprints
+_ROWS = 5  # named beside a reason
+
+
+def plan(
+    trials: Sequence[Trial],
+    todo: Mapping[str, Trial],
+    store: Store,
+    *,
+    where: str,
+    long: str,
+    named: int | None = _NAMED,
+) -> str:
+    """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for.
+
+    Args:
+        todo: fingerprint -> trial, of those that this command runs.
+        where: in words.
+        long: how long, in words of `how_long`.
+        named: of how many results the fingerprint is told at most; None for all.
+    """
+    distinct = planning.distinct(trials)
+    states = store.states(distinct)
+    lines = [f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint, 'infeasible')}" for t in trials[:named]]
+    if left := len(trials) - len(lines):
+        lines.append(f"  ... and {left} more: add --fingerprints to see all.")
+    reasons: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        if trial.infeasible:
+            reasons.setdefault(trial.infeasible, {})[f"{trial.table.name}/{trial.row.name}"] = None
+    for reason, rows in reasons.items():
+        besides = f" and {len(rows) - _ROWS} more" if len(rows) > _ROWS else ""
+        lines.append(f"Infeasible: {', '.join(list(rows)[:_ROWS])}{besides}: {reason}")
+    lines.append(_counts(trials, distinct, states))
+    if todo:
+        lines.append(f"Now: {len(todo)} training{'s' * (len(todo) > 1)}, {where}, 1 CPU (or GPU) a worker.")
+        lines.append(long)
+    else:
+        lines.append("Now: nothing to train.")
+    return "\n".join([f"Results: {store.folder}", *lines])
+
+
+def _counts(trials: Sequence[Trial], distinct: Mapping[str, Trial], states: Mapping[str, str]) -> str:
+    """How many results of how many trainings, and what there is of them."""
+    rows, seeds = len({(t.table.name, t.row.name) for t in trials}), len({t.config.seed for t in trials})
+    product = f"{rows} row{'s' * (rows != 1)} x {seeds} seed{'s' * (seeds != 1)} = " * (rows * seeds == len(trials))
+    infeasible = sum(trial.infeasible is not None for trial in trials)
+    shared = len(trials) - infeasible - len(distinct)
+    since = f", since {shared} {'is' if shared == 1 else 'are'} shared" if shared else ""
+    cannot = f", {infeasible} cannot start" if infeasible else ""
+    there = ", ".join(f"{n} {state}" for state, n in sorted(Counter(states.values()).items()))
+    trainings = f"{len(distinct)} training{'s' * (len(distinct) != 1)}{since}"
+    return f"{product}{len(trials)} results{cannot}: {trainings}; {there or 'none'}."
+
+
+def how_long(times: Times, trainings: int, *, at_once: float = 1.0, price: float | None = None) -> str:
+    """How long trainings may take, and what they may cost.
+
+    Args:
+        at_once: CPUs or GPUs of one training.
+        price: of an hour of one CPU or GPU.
+    """
+    if times.unknown == trainings:
+        return f"Time: unknown{times.by}. A first training of each kind tells, or --plan --probe."
+    text = f"{duration(times.seconds / at_once)} if one follows the other{times.by}"
+    if times.unknown:
+        text += f", of {trainings - times.unknown}; unknown of {times.unknown}"
+    if price is None:
+        return f"Time: {text}."
+    return f"Time: {text}.\nPrice: {money([price * times.seconds / 3600])}, at {price:g} an hour of a CPU or GPU."
