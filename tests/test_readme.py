@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import warnings
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_published_lines_are_of_todays_recipes_and_their_curves_are_there() -> N
 
 def test_its_commands_are_ones_that_run_understands() -> None:
     shown = [line for line in README.splitlines() if line.startswith("    ") and "ablations/run.py --" in line]
-    lines = [line.partition("#")[0].split() for line in shown]
+    lines = [shlex.split(line, comments=True) for line in shown]
     commands = [words[words.index("ablations/run.py") + 1 :] for words in lines if "ablations/run.py" in words]
     assert len(commands) > 8
     for command in commands:
