@@ -85,16 +85,11 @@ def _write(store: Store, watch: bool) -> None:
 
 
 def words(store: Store, format: str, table: str | None = None) -> str:
-    """The tables in one of FORMATS; but for CSV, with how they were made and whom to cite. Raises UserError."""
+    """The tables in one of FORMATS, all but CSV with how they were made and whom to cite. Raises UserError."""
     with _the_extra():
         from ablations.page import paper
 
-    parts: list[str] = []
-    for stage, several in _stages(store, table):
-        parts += [paper.FORMATS[format](shown) for shown in several]
-        if format != "csv":
-            parts.append(paper.methods(stage) + "\n")
-    return "\n".join([*parts, *([] if format == "csv" else [paper.BIBTEX])])
+    return paper.FORMATS[format]([*_stages(store, table)])
 
 
 def figures(store: Store, place: Path, table: str | None = None) -> Iterator[str]:

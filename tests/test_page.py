@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import tiny
@@ -209,15 +211,55 @@ def test_words_for_a_paper_have_the_files_numbers(kind: str, shown: Path, capsys
 
 
 def test_latex_is_balanced_and_escaped() -> None:
-    folder = ROOT / "results" / "published" / "digits"
-    for stage in evidence.read(Store.at(folder)).stages:
-        for each in stage.tables:
-            text = paper.latex(each)
-            assert text.count(r"\begin{") == text.count(r"\end{") == 2
-            rows = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0].strip().splitlines()
-            assert len(rows) == len(each.rows)
-            assert all(row.endswith(r"\\") and row.count("&") == 5 for row in rows)
-            assert "_" not in text.replace(r"\_", "").replace(r"\label{tab:" + each.table.name, "")
+    store = Store.at(ROOT / "results" / "published" / "digits")
+    text = report.words(store, "latex").partition("@inproceedings")[0]
+    tables = [shown for stage in evidence.read(store).stages for shown in stage.tables]
+    found = re.findall(r"\\begin\{table\*\}(.+?)\\end\{table\*\}", text, re.DOTALL)
+    assert len(found) == len(tables)
+    for table, shown in zip(found, tables, strict=True):
+        rows = table.partition(r"\midrule")[2].partition(r"\bottomrule")[0].strip().splitlines()
+        assert len(rows) == len(shown.rows)
+        assert all(row.endswith(r"\\") and len(re.findall(r"(?<!\\)&", row)) == 5 for row in rows)
+    labels = re.findall(r"\\label\{(.+?)\}", text)
+    assert len({*labels}) == len(labels) == len(tables)
+    outside = re.sub(r"\\label\{.+?\}|(?<!\\)&(?= )", "", text)
+    assert not re.findall(r"(?<!\\)[%&#_]|[|<>]|[^\x00-\x7f]", outside)
+    assert r"95 \% t intervals" in text  # a bare % would hide the rest of its line
+
+
+@pytest.mark.parametrize(
+    ("text", "tex"),
+    [
+        ("50 % & _x_ #1 $a$ {b}", r"50 \% \& \_x\_ \#1 \$a\$ \{b\}"),
+        ("a|b ~ ^ < >", r"a\textbar{}b \textasciitilde{} \textasciicircum{} $<$ $>$"),
+        ("2 × η ± 1 \\", r"2 $\times$ $\eta$ $\pm$ 1 \textbackslash{}"),  # noqa: RUF001
+    ],
+)
+def test_letters_that_tex_reads_otherwise(text: str, tex: str) -> None:
+    assert paper._tex(text) == tex
+
+
+def test_csv_is_one_table_of_all(tmp_path: Path) -> None:
+    store = Store.at(ROOT / "results" / "published" / "digits")
+    (tmp_path / "all.csv").write_text(report.words(store, "csv"))
+    frame = pd.read_csv(tmp_path / "all.csv", keep_default_na=False)
+    assert set(frame.overrides) == {"", "epochs=25"}
+    baselines = frame[(frame.table == "predictor") & (frame.row == "baseline")]
+    lines = results.load("predictor", root=ROOT / "results" / "published" / "digits")
+    for line in baselines.itertuples():
+        own = lines[(lines.row == "baseline") & (lines.overrides == line.overrides)]
+        assert float(line[8]) == pytest.approx(own.knn_top1.mean())
+
+
+def test_two_data_sets_are_two_names(tmp_path: Path) -> None:
+    published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
+    (other,) = plan(rows=["with"], data="images@1")
+    store = Store.at(tmp_path)
+    store.write(a_result(other.config), [])
+    store.rebuild([other])
+    stages = evidence.read(store).stages
+    assert len({stage.slug for stage in stages}) == len({stage.name for stage in stages}) == 2
+    assert any("images@1" in stage.name for stage in stages)
 
 
 def test_figures_are_vector_files_named_by_table_and_quantity(

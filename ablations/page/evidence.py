@@ -6,6 +6,7 @@ import functools
 import itertools
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,21 +67,27 @@ class Shown:
 
 @dataclass(frozen=True)
 class Stage:
-    """Tables of one recipe, with one set of overrides, on one data set: what may be compared."""
+    """Tables of one recipe, with one set of overrides, on one data set: what may be compared.
+
+    Args:
+        apart: the data again, where another stage differs in nothing else; else "".
+    """
 
     recipe: str
     overrides: str
     data: str
     tables: Sequence[Shown]
+    apart: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.recipe} --set {self.overrides}" if self.overrides else self.recipe
+        changed = f" --set {self.overrides}" if self.overrides else ""
+        return f"{self.recipe}{changed}" + (f" ({self.apart})" if self.apart else "")
 
     @property
     def slug(self) -> str:
         """The same as part of a file's name."""
-        return re.sub(r"[^\w.=-]+", "_", f"{self.recipe} {self.overrides}".strip())
+        return re.sub(r"[^\w.=-]+", "_", f"{self.recipe} {self.overrides} {self.apart}".strip())
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,8 @@ def read(store: Store) -> Evidence:
                 found.setdefault(key, []).append(shown)
     unknown = sorted(file for file in store.table_files() if file.removesuffix(".parquet") not in known)
     notes += [f"{file} is of no table that this version knows." for file in unknown]
-    stages = [Stage(*key, shown) for key, shown in found.items()]
+    named = Counter((recipe, overrides) for recipe, overrides, _ in found)
+    stages = [Stage(*key, shown, apart=key[-1] if named[key[:2]] > 1 else "") for key, shown in found.items()]
     stages.sort(key=lambda stage: -sum(len(shown.lines) for shown in stage.tables))
     return Evidence(str(store.folder), stages, notes)
 

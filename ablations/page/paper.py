@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 
@@ -25,40 +26,73 @@ BIBTEX = """\
 _NUMBERS = {"knn_top1": "kNN top-1, %", "linear_top1": "linear top-1, %"}
 
 
-def frame(shown: Shown) -> pd.DataFrame:
-    """The paper's table with ours beside it: a line a row, the mean of its seeds with its 95 % interval."""
+Stages = Sequence[tuple[Stage, Sequence[Shown]]]  # each with those of its tables that are wanted
+
+
+def frame(stages: Stages) -> pd.DataFrame:
+    """The paper's tables with ours beside them: a line a row, the mean of its seeds with its 95 % interval."""
     lines = []
-    for row in shown.rows:
-        line: Result = {"row": row.name, "paper": row.paper, "seeds": len(shown.of(row))}
-        for name, title in _NUMBERS.items():
-            mean = shown.mean(row, name)
-            line[title] = mean.mean if mean else None
-            line[f"{title} ±"] = mean.half if mean and math.isfinite(mean.half) else None
-        line["outcome"] = outcomes(shown.of(row))
-        lines.append(line)
+    for stage, several in stages:
+        for shown in several:
+            for row in shown.rows:
+                line: Result = {"table": shown.table.name, "recipe": stage.recipe, "overrides": stage.overrides}
+                line |= {"data": stage.data, "row": row.name, "paper": row.paper, "seeds": len(shown.of(row))}
+                for name, title in _NUMBERS.items():
+                    mean = shown.mean(row, name)
+                    line[title] = mean.mean if mean else None
+                    line[f"{title} ±"] = mean.half if mean and math.isfinite(mean.half) else None
+                lines.append({**line, "outcome": outcomes(shown.of(row))})
     return pd.DataFrame(lines)
 
 
-def csv(shown: Shown) -> str:
-    return frame(shown).to_csv(index=False)
+def csv(stages: Stages) -> str:
+    """One table of all."""
+    return frame(stages).to_csv(index=False)
 
 
-def markdown(shown: Shown) -> str:
-    cells = _cells(shown)
+def markdown(stages: Stages) -> str:
+    """The tables, how they were made, and whom to cite."""
+    return _with_words(stages, _markdown, lambda text: text)
+
+
+def latex(stages: Stages) -> str:
+    """The same, with tables for booktabs."""
+    return _with_words(stages, _latex, _tex)
+
+
+def _with_words(stages: Stages, table: Callable[[Stage, Shown], str], text: Callable[[str], str]) -> str:
+    parts: list[str] = []
+    for stage, several in stages:
+        parts += [table(stage, shown) for shown in several]
+        parts += [text(methods(stage)) + "\n"] if several else []
+    return "\n".join([*parts, BIBTEX])
+
+
+def _markdown(stage: Stage, shown: Shown) -> str:
+    cells = _cells(shown).map(lambda text: text.replace("|", r"\|"))
     head = ["| " + " | ".join(cells.columns) + " |", "|" + "|".join("---" for _ in cells.columns) + "|"]
-    return "\n".join([*head, *("| " + " | ".join(line) + " |" for line in cells.itertuples(index=False))]) + "\n"
+    lines = ["| " + " | ".join(line) + " |" for line in cells.itertuples(index=False)]
+    return "\n".join([f"**{_caption(stage, shown)}**", "", *head, *lines]) + "\n"
 
 
-def latex(shown: Shown) -> str:
-    """A table for booktabs, with its caption."""
+def _latex(stage: Stage, shown: Shown) -> str:
     cells = _cells(shown).map(_tex)
     cells.columns = [_tex(name) for name in cells.columns]
-    caption = f"{shown.table.title} ({shown.table.section}). Means over seeds with their 95 % intervals."
-    return str(
-        cells.style.hide(axis="index").to_latex(
-            hrules=True, caption=_tex(caption), label=f"tab:{shown.table.name}", position_float="centering"
-        )
+    caption, label = _tex(_caption(stage, shown)), f"tab:{stage.slug}_{shown.table.name}"
+    # Of both columns of a page: six are too wide for one.
+    style = cells.style.hide(axis="index")
+    form = functools.partial(style.to_latex, environment="table*", column_format="lrrrrl", hrules=True)
+    return str(form(position_float="centering", caption=caption, label=label))
+
+
+def _caption(stage: Stage, shown: Shown) -> str:
+    return (
+        f"{shown.table.title} ({shown.table.section}). {_sentence(stage)}. Means over seeds with their 95 % intervals."
     )
+
+
+def _sentence(stage: Stage) -> str:
+    return f"Recipe {stage.recipe}" + (f", changed as {stage.overrides}" if stage.overrides else "")
 
 
 def _cells(shown: Shown) -> pd.DataFrame:
@@ -81,7 +115,8 @@ def mean_text(mean: Interval | None, digits: int = 1) -> str:
 
 
 _TEX = {"±": r"$\pm$", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
-_TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": "$<$", ">": "$>$"}
+_TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}"}
+_TEX |= {"<": "$<$", ">": "$>$", "×": r"$\times$", "η": r"$\eta$", "−": "$-$"}  # noqa: RUF001
 
 
 def _tex(text: str) -> str:
@@ -98,7 +133,7 @@ class _NotRecorded:
 _NOT_RECORDED = _NotRecorded()
 _METHODS_PARAGRAPH = """\
 We train {method} on {data} ({train_pictures:,} pictures of {image_size} px) by the recipe {recipe}: a \
-{backbone}, {heads}SGD with momentum {momentum:g} and weight decay {weight_decay:g}, a base learning rate of \
+{backbone}, {heads}{optimizer} with momentum {momentum:g} and weight decay {weight_decay:g}, a base learning rate of \
 {base_lr:g} scaled by batch/256 with a cosine schedule, batch {batch_size}, {epochs} epochs, in {precision}. \
 {rows} Accuracies are of {test_images:,} test pictures after the last epoch: kNN with k = \
 {knn_k} and temperature {knn_temperature:g} on the backbone's features, and a linear probe ({probe}) on them. A \
@@ -117,9 +152,10 @@ def methods(stage: Stage) -> str:
     said = {
         "method": METHOD_NAMES.get(baseline["method"], baseline["method"]),
         "data": stage.data.partition("@")[0],
-        "recipe": stage.recipe + (f", changed as {stage.overrides}" if stage.overrides else ""),
+        "recipe": _sentence(stage).removeprefix("Recipe "),
         "backbone": baseline["backbone"].replace("resnet", "ResNet-") + width,
         "heads": _heads(baseline),
+        "optimizer": baseline["optimizer"].upper(),
         "rows": " ".join(
             _rows(shown.table)
             for shown in {(bool(shown.table.axes), shown.table.tuned): shown for shown in stage.tables}.values()
@@ -163,4 +199,4 @@ def _listed(values: Iterable[str | None]) -> str:
     return ", ".join(sorted({value for value in values if value}))
 
 
-FORMATS: dict[str, Callable[[Shown], str]] = {"latex": latex, "markdown": markdown, "csv": csv}
+FORMATS: dict[str, Callable[[Stages], str]] = {"latex": latex, "markdown": markdown, "csv": csv}
