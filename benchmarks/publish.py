@@ -16,14 +16,27 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablations import catalogue, options, printed, printed_grid, provenance, published, request, results, run
+from ablations import (
+    catalogue,
+    grid,
+    options,
+    printed,
+    printed_grid,
+    provenance,
+    published,
+    request,
+    results,
+    run,
+    tuned,
+    verdict,
+)
 from ablations.columns import Result
 from ablations.store import Store
-from ablations.table import Claim, Trial, UserError
+from ablations.table import Claim, Fields, Trial, UserError
 from ablations.terminal import say
 from ablations.verdict import Verdict
 from simsiam.methods import METHODS
@@ -92,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns run.py's exit code. A failed trial stops no other table."""
     args = _parser().parse_args(argv)
     if args.what is None:
-        say(claims(PUBLISHED))
+        say("\n\n".join(filter(None, (claims(PUBLISHED), changed(PUBLISHED)))))
         return 0
     store, into = Store.at(args.results), Store.at(args.into or PUBLISHED / args.what)
     until = None if args.time_limit is None else time.monotonic() + 60 * args.time_limit
@@ -143,6 +156,29 @@ def claims(place: Path) -> str:
                 says = (column.get(key, "not run") for column in columns.values())
                 cells.append((claim.section, f"{table.name}: {claim}", *says))
     return printed.aligned(cells)
+
+
+def changed(place: Path) -> str:
+    """The claims that get another verdict where each row has its own setting, as a Markdown table; "" without any."""
+    cells, same = [("section", "the paper's claim", "at the recipe's", "each at its own", "at", "evidence there")], 0
+    for what in (what for what in PARTS if what != _recipe(what) and (place / what).is_dir()):
+        for name, points, one, own in _twice(Store.at(place / what)):
+            if one.verdict == own.verdict:
+                same += 1
+                continue
+            at = ", ".join(f"{row} {grid.at(points[row] or {})}".strip() for row in own.claim.rows)
+            cells.append((one.claim.section, f"{name}: {one.claim}", one.verdict, own.verdict, at, own.evidence))
+    return f"{printed.aligned(cells)}\n\nWith the same verdict at both: {same}." if same or cells[1:] else ""
+
+
+def _twice(store: Store) -> Iterator[tuple[str, dict[str, Fields | None], Verdict, Verdict]]:
+    """Of each claim of the tuned tables: the table, each row's own point, the verdict at the recipe's, and at these."""
+    for name in sorted(file.removesuffix(".parquet") for file in store.table_files()):
+        lines = store.table(name)
+        table = catalogue.carried(name, lines[0]["recipe"], lines[0]["overrides"], store.definitions(name))
+        points = {choice.row: choice.point for choice in tuned.choices(table, lines)}
+        for one, own in zip(verdict.judge(table.claims, lines), tuned.judged(table, lines), strict=True):
+            yield name.partition("_tuned_")[0], points, one, own
 
 
 def _says(verdict: Verdict, lines: Sequence[Result]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import tiny
 from test_store import finish, plan
 
-from ablations import provenance, published, results
+from ablations import catalogue, grid, planning, provenance, published, results
 from ablations.store import Store
 from ablations.table import UserError
 from benchmarks import publish
@@ -135,3 +136,30 @@ def test_a_tuned_table_is_published_with_the_verdicts_at_both_settings(
     assert "| at the recipe's | each at its own |" in page
     with pytest.raises(UserError, match="is not tuned"):
         results.tuned("stop_gradient", recipe="digits", root=publish.PUBLISHED / "digits")
+
+
+def test_claims_that_change_where_each_row_has_its_own(tmp_path: Path) -> None:
+    asked: dict[str, Any] = dict(recipe="digits", data="digits@0", overrides={})
+    table = grid.tuned(catalogue.get("stop_gradient"), "stop_gradient_tuned_base_lr", {"base_lr": (0.1, 0.2)})
+    table = planning.resolved(table, **asked)
+    trials = planning.plan(table, **asked, train_images=1437, seeds=range(3))
+    store = Store.at(tmp_path / "digits-tuned")
+    for trial in trials:
+        collapsed = not trial.config.stop_gradient and trial.config.base_lr == 0.2  # the recipe's own
+        numbers = dict(outcome="collapsed" if collapsed else "finished", knn_top1=50.0 if collapsed else 95.0)
+        figure = 90.0 - 100 * trial.config.base_lr
+        finish(store, [trial], **numbers, knn_train_top1=figure, knn_top1_init=20.0, test_images=360)
+    store.rebuild(trials)
+    lines = publish.changed(tmp_path).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| Sec")]
+    assert [row[1:5] for row in rows] == [
+        ["stop_gradient: without collapses", "reproduced", "contradicted", "without base_lr=0.1"],
+        [
+            "stop_gradient: without is worse than with by more than 10",
+            "reproduced",
+            "contradicted",
+            "without base_lr=0.1, with base_lr=0.1",
+        ],
+    ]
+    assert lines[-1] == "With the same verdict at both: 1."
+    assert publish.changed(tmp_path / "nowhere") == ""
