@@ -99,6 +99,7 @@ def diary(results: Path) -> dict[int, list[list[str]]]:
     return lines
 
 
+@pytest.mark.slow
 def test_trials_share_a_process_until_it_dies_fails_or_keeps_memory(
     cluster: None, sabotage: Any, tmp_path: Path
 ) -> None:
