@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ablations import catalogue, provenance
 from ablations.columns import Result
@@ -18,16 +18,29 @@ from simsiam.config import Config
 from simsiam.protocols import PROTOCOLS
 from simsiam.recipes import RECIPES
 
-# What the time of an epoch hangs on most; the batch size and the other switches matter little beside it.
-_COST = ("method", "data", "train_images", "image_size", "backbone", "stem", "width", "pairs_per_image", "precision")
-_TOOK = ("fingerprint", "recipe", "overrides", "device", "outcome", "epochs", "wall_seconds", "device_seconds")
-# Columns of benchmarks/results/speeds.csv that are fields. Pictures are none: of one size, they take one time.
-_MEASURED = ("method", "pairs_per_image", "image_size", "backbone", "stem", "width", "precision")
+# What the time of an epoch hangs on most; the other switches matter little beside it.
+_NETWORK = ("image_size", "backbone", "stem", "width", "precision")
+_COST = ("method", "data", "train_images", "pairs_per_image", "batch_size", *_NETWORK)
+_TOOK = (
+    *("fingerprint", "recipe", "overrides", "device", "outcome", "epochs", "wall_seconds", "device_seconds"),
+    *("gpu_fraction", "eval_seconds", "images_per_second", "train_pictures"),
+)
+# Columns of benchmarks/results/speeds.csv that are fields, and decide where one of its speeds holds.
+_MEASURED = ("method", "pairs_per_image", *_NETWORK)
 
 Kind = tuple[Any, ...]  # of net, views and pictures
-Speeds = dict[Kind, float]  # seconds of one CPU or GPU an epoch
 PUBLISHED = provenance.ROOT / "results" / "published"
 SPEEDS = provenance.ROOT / "benchmarks" / "results" / "speeds.csv"
+
+
+class Speed(NamedTuple):
+    """Seconds of one CPU or GPU: what a training takes once, and an epoch with its part of the evaluations."""
+
+    once: float
+    epoch: float
+
+
+Speeds = dict[Kind, Speed]
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,8 @@ def costs(store: Store) -> list[Result]:
     """What `speeds` looks at, of all that the table files have."""
     lines: dict[str, Result] = {}
     for name in catalogue.there(store):
-        lines |= {line["fingerprint"]: line for line in store.table(name, [*_COST, *_TOOK])}
+        found = store.table(name, [*_COST, *_TOOK])
+        lines |= {line["fingerprint"]: {**dict.fromkeys(_TOOK), **line} for line in found}  # older files lack some
     return [line for line in lines.values() if line["wall_seconds"] is not None]
 
 
@@ -69,17 +83,31 @@ def kind(config: Config) -> Kind:
 def seconds(config: Config, speeds: Speeds) -> float | None:
     """Seconds that training this Config may take, by its epochs. None where no trial like it is known."""
     speed = speeds.get(kind(config))
-    return None if speed is None else speed * max(config.epochs, 1)
+    return None if speed is None else speed.once + speed.epoch * config.epochs
 
 
 def speeds(costs: Iterable[Result], device: str | None) -> Speeds:
-    """What an epoch takes on this kind of device, of each kind of net, views and pictures that there are costs of."""
-    found: dict[Kind, list[float]] = {}
+    """What trainings took on this kind of device, of each kind of net, views and pictures that there are costs of.
+
+    Those that shared a GPU are left out: what they took hangs on what ran beside them.
+    """
+    found: dict[Kind, list[Speed]] = {}
     for done in costs:
-        if done["device"] == device and done["outcome"] != "diverged" and done["device_seconds"] is not None:
-            key = tuple(done[name] for name in _COST)
-            found.setdefault(key, []).append(done["device_seconds"] / max(done["epochs"], 1))
-    return {key: statistics.median(each) for key, each in found.items()}
+        shared = (done["gpu_fraction"] or 1) < 1 or done["device_seconds"] is None
+        if done["device"] == device and done["outcome"] != "diverged" and not shared:
+            found.setdefault(tuple(done[name] for name in _COST), []).append(_speed(done))
+    return {key: Speed(*map(statistics.median, zip(*each, strict=True))) for key, each in found.items()}
+
+
+def _speed(done: Result) -> Speed:
+    """Of one training. Where its file is too old to tell, all of it is its epochs'."""
+    epochs, whole = max(done["epochs"], 1), done["device_seconds"]
+    pictures, speed, looks = (done[name] for name in ("train_pictures", "images_per_second", "eval_seconds"))
+    if not pictures or not speed or looks is None:
+        return Speed(0.0, whole / epochs)
+    steps = (pictures - pictures % done["batch_size"]) / speed
+    an_epoch = (steps + looks / epochs) * whole / max(done["wall_seconds"], 1e-9)
+    return Speed(max(0.0, whole - epochs * an_epoch), an_epoch)
 
 
 def times(todo: Iterable[Trial], speeds: Speeds, by: str = "") -> Times:
@@ -90,7 +118,7 @@ def times(todo: Iterable[Trial], speeds: Speeds, by: str = "") -> Times:
 
 
 def here(todo: Sequence[Trial], store: Store) -> Times:
-    """By what this machine has done; where that does not know all of them, by what is published of their recipe."""
+    """By what this machine has done, or by what is published of their recipe where that knows more of them."""
     mine = times(todo, speeds(costs(store), provenance.machine()))
     if not mine.unknown:
         return mine
@@ -98,10 +126,10 @@ def here(todo: Sequence[Trial], store: Store) -> Times:
     device = next((line["device"] for line in others), "")
     by = f" on the {device} of results/published, which may not be this machine"
     theirs = times(todo, speeds(others, device), by)
-    return mine if theirs.unknown else theirs
+    return theirs if theirs.unknown < mine.unknown else mine
 
 
-def on(device: str, todo: Iterable[Trial], store: Store, pictures: tuple[int, int]) -> Times:
+def on(device: str, todo: Sequence[Trial], store: Store, pictures: tuple[int, int]) -> Times:
     """By what trials took on this kind of device, here or published, else by what benchmarks measured on it.
 
     Raises UserError for a device of which there is neither.
@@ -113,12 +141,15 @@ def on(device: str, todo: Iterable[Trial], store: Store, pictures: tuple[int, in
     measured = _measured()
     if device not in (known := {line["device"] for line in [*lines, *measured]}):
         raise UserError(f"--device: {configs.unknown('measured device', device, sorted(known))}")
-    found, todo = speeds(lines, device), list(todo)
-    for line in measured:
-        for config in (trial.config for trial in todo):
-            if line["device"] == device and all(str(getattr(config, name)) == line[name] for name in _MEASURED):
-                found.setdefault(kind(config), an_epoch(config, float(line["images_per_second"]), pictures))
-    return times(todo, found, f" on {device}")
+    found, batches = speeds(lines, device), set()
+    for config in (trial.config for trial in todo):
+        for line in measured:
+            its = line["device"] == device and all(str(getattr(config, name)) == line[name] for name in _MEASURED)
+            if its and kind(config) not in found:
+                found[kind(config)] = by_steps(config, float(line["images_per_second"]), pictures)
+                batches.add(line["batch_size"])
+    how = f", measured with pictures in its memory, batch {' and '.join(sorted(batches))}" if batches else ""
+    return times(todo, found, f" on {device}{how}")
 
 
 def _measured() -> list[dict[str, str]]:
@@ -129,8 +160,8 @@ def _measured() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def an_epoch(config: Config, images_per_second: float, pictures: tuple[int, int]) -> float:
-    """Seconds of an epoch with its part of the evaluations, by the speed of the training steps.
+def by_steps(config: Config, images_per_second: float, pictures: tuple[int, int]) -> Speed:
+    """What a training takes by the speed of its steps.
 
     A backward takes twice as long as a forward, so a picture of a training step takes 3 V forwards of one view. An
     evaluation is one forward of each picture; kNN and the like, which are left out, are little beside it.
@@ -139,8 +170,9 @@ def an_epoch(config: Config, images_per_second: float, pictures: tuple[int, int]
         pictures: how many there are for training and for testing.
     """
     train, test, protocol = config.train_images or pictures[0], pictures[1], PROTOCOLS[config.protocol]
-    trained = config.epochs * (train - train % config.batch_size)
-    looks = 1 + math.ceil(config.epochs / (config.eval_every or 1))
+    steps = (train - train % config.batch_size) / images_per_second
+    forward = 1 / (3 * config.views * images_per_second)
     probed = 1 if protocol.probe_optimizer == "lbfgs" else protocol.probe_epochs
-    forwards = (looks + probed) * train + (looks + 1) * test
-    return (trained + forwards / (3 * config.views)) / images_per_second / config.epochs
+    once = ((1 + probed) * train + 2 * test) * forward  # of the untrained network, and the linear evaluation
+    looks = math.ceil(config.epochs / (config.eval_every or 1)) / config.epochs
+    return Speed(once, steps + looks * (train + test) * forward)

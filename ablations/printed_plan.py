@@ -67,18 +67,22 @@ def _counts(trials: Sequence[Trial], distinct: Mapping[str, Trial], states: Mapp
     return f"{product}{len(trials)} results{cannot}: {trainings}; {there or 'none'}."
 
 
-def how_long(times: Times, trainings: int, *, at_once: float = 1.0, price: float | None = None) -> str:
+def how_long(times: Times, trainings: int, *, workers: int = 1, price: float | None = None) -> str:
     """How long trainings may take, and what they may cost.
 
     Args:
-        at_once: CPUs or GPUs of one training.
+        workers: of one training.
         price: of an hour of one CPU or GPU.
     """
     if times.unknown == trainings:
-        return f"Time: unknown{times.by}. A first training of each kind tells, or --plan --probe."
-    text = f"{duration(times.seconds / at_once)} if one follows the other{times.by}"
+        return (
+            f"Time: unknown{times.by}. A first training of each kind tells{'' if times.by else ', or --plan --probe'}."
+        )
+    text = f"{duration(times.seconds / workers)} if one follows the other{times.by}"
+    text += f", if {workers} workers are {workers} times as fast as one" if workers > 1 else ""
     if times.unknown:
         text += f", of {trainings - times.unknown}; unknown of {times.unknown}"
     if price is None:
         return f"Time: {text}."
-    return f"Time: {text}.\nPrice: {money([price * times.seconds / 3600])}, at {price:g} an hour of a CPU or GPU."
+    of = f" of these {trainings - times.unknown}" if times.unknown else ""
+    return f"Time: {text}.\nPrice{of}: {money([price * times.seconds / 3600])}, at {price:g} an hour of a CPU or GPU."

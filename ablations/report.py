@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.util
 import sys
 import time
@@ -21,7 +22,7 @@ from ablations.terminal import say
 from simsiam import config as configs
 
 if TYPE_CHECKING:
-    from ablations.page.evidence import Evidence, Shown, Stage
+    from ablations.page.evidence import Evidence, Stage
 
 PAGE = "report.html"
 FORMATS = ("latex", "markdown", "csv")
@@ -89,7 +90,7 @@ def words(store: Store, format: str, table: str | None = None) -> str:
     with _the_extra():
         from ablations.page import paper
 
-    return paper.FORMATS[format]([*_stages(store, table)])
+    return paper.FORMATS[format](_stages(store, table))
 
 
 def figures(store: Store, place: Path, table: str | None = None) -> Iterator[str]:
@@ -98,8 +99,8 @@ def figures(store: Store, place: Path, table: str | None = None) -> Iterator[str
         from ablations.page import charts
 
     place.mkdir(parents=True, exist_ok=True)
-    for stage, several in _stages(store, table):
-        for shown in several:
+    for stage in _stages(store, table):
+        for shown in stage.tables:
             for name, chart in charts.of(shown):
                 file = place / f"{stage.slug}_{shown.table.name}_{name}"
                 for kind in (".svg", ".pdf"):
@@ -107,23 +108,25 @@ def figures(store: Store, place: Path, table: str | None = None) -> Iterator[str
                     yield file.with_suffix(kind).name
 
 
-def _stages(store: Store, table: str | None) -> Iterator[tuple[Stage, list[Shown]]]:
+def _stages(store: Store, table: str | None) -> list[Stage]:
     """Each stage with its tables; with `table`, with that alone. Raises UserError where there are none."""
     with _the_extra():
         from ablations.page import evidence
 
     found: Evidence = evidence.read(store)
-    several = [
-        (stage, [shown for shown in stage.tables if table in (None, shown.table.name)]) for stage in found.stages
+    stages = [
+        dataclasses.replace(stage, tables=its)
+        for stage in found.stages
+        if (its := [shown for shown in stage.tables if table in (None, shown.table.name)])
     ]
-    if not any(shown for _, shown in several):
+    if not stages:
         raise UserError(f"{store.folder} has no results{f' of table {table}' if table else ''}.")
-    yield from several
+    return stages
 
 
 def installed() -> bool:
     """Whether there is all that the page needs."""
-    return all(map(importlib.util.find_spec, ("altair", "jinja2", "vl_convert")))
+    return all(map(importlib.util.find_spec, ("altair", "jinja2", "pylatexenc", "vl_convert")))
 
 
 @contextlib.contextmanager

@@ -133,11 +133,11 @@ def _how_long(request: Request, todo: dict[str, Trial], store: Store) -> str:
         from ablations import timing
 
         known = estimate.speeds(estimate.costs(store), provenance.machine())
-        times = estimate.times(trials, known | timing.speeds(trials, request.runtime, known), " on this machine")
+        found = known | timing.speeds(trials, request.runtime, known)
+        times = estimate.times(trials, found, f" on this machine's {provenance.machine()}")
     else:
         times = estimate.here(trials, store)
-    at_once = args.workers * (args.gpus_per_trial or 1.0)
-    return printed_plan.how_long(times, len(trials), at_once=at_once, price=args.price)
+    return printed_plan.how_long(times, len(trials), workers=args.workers, price=args.price)
 
 
 def _check_tables(request: Request, trials: list[Trial], store: Store) -> None:

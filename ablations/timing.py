@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
@@ -22,6 +21,7 @@ from simsiam.loader import Images, InMemory
 from simsiam.methods import METHODS
 
 _SMALL_BATCH = 16  # pictures: of a large network on a CPU, a step of the whole batch takes minutes
+_LARGER = 4  # times
 _LONG = 4.0  # seconds of a step: one that may take longer is not tried
 _SHORT = 1.0  # seconds that are timed, if a few steps take so long
 _MOST_STEPS = 10  # and of a GPU all of them: until its step is recorded, and its kernels are chosen, some pass
@@ -36,10 +36,10 @@ class _Nowhere:
 
 
 def speeds(todo: Iterable[Trial], runtime: Runtime, known: Speeds) -> Speeds:
-    """What an epoch takes on this machine of each kind that is not known yet.
+    """What a training takes on this machine of each kind that is not known yet.
 
-    Kinds that do not train on views are left out. Raises UserError for what this machine cannot train, or for data that
-    cannot be read.
+    Kinds that do not train on views, or do not fit into its memory, are left out. Raises UserError for what this
+    machine cannot train, or for data that cannot be read.
     """
     runtime = launch_local.placed(runtime)
     wanted: dict[estimate.Kind, Config] = {}
@@ -56,43 +56,57 @@ def speeds(todo: Iterable[Trial], runtime: Runtime, known: Speeds) -> Speeds:
         found = {}
         for number, (kind, config) in enumerate(wanted.items(), 1):
             what = f"{config.method}, {config.backbone} of width {config.width}, {config.image_size} px"
-            say(f"Timing a step, {number} of {len(wanted)}: {what}, {config.precision}.")
+            say(f"Timing a step, {number} of {len(wanted)}: {what}, {config.precision}, batch {config.batch_size}.")
             train, _ = loader.load(decoded[config.train_images] or source, config, runtime)
-            speed = images_per_second(config, runtime, train)
-            found[kind] = estimate.an_epoch(config, speed, (source.train_images, source.test_images))
+            try:
+                speed = images_per_second(config, runtime, train)
+            except Exception as error:
+                if not trials.out_of_memory(error):
+                    raise
+                say("It does not fit into this machine's memory.")
+                continue
+            found[kind] = estimate.by_steps(config, speed, (source.train_images, source.test_images))
         return found
     except data.DataError as error:
         raise UserError(str(error)) from None
 
 
 def images_per_second(config: Config, runtime: Runtime, train: Images) -> float:
-    """How many pictures a second a training step takes in, after a first one.
+    """How many pictures a second a training step takes in, of one worker's share of a batch, after a first step.
 
-    On a CPU that is told by small batches, where a whole one would take long.
+    On a CPU larger and larger shares are timed, until the next might take long.
     """
-    steps = _MOST_STEPS
-    if runtime.device == "cpu":
-        small = _changed(config, batch_size=min(_SMALL_BATCH, config.batch_size)) or config
-        speed = _measured(small, runtime, train, 1)
-        if (step := config.batch_size / speed) > _LONG:
-            return speed
-        steps = min(_MOST_STEPS, math.ceil(_SHORT / step))
-    return _measured(config, runtime, train, steps)
+    share = max(2, config.batch_size // runtime.workers)
+    if runtime.device == "cuda":
+        return _measured(config, runtime, train, share, _MOST_STEPS)
+    batch = min(_SMALL_BATCH, share)
+    speed = _measured(config, runtime, train, batch, 1)
+    while batch < share and min(_LARGER * batch, share) / speed <= _LONG:
+        batch = min(_LARGER * batch, share)
+        speed = _measured(config, runtime, train, batch, 1)
+    steps = min(_MOST_STEPS, math.ceil(_SHORT * speed / batch))
+    return _measured(config, runtime, train, batch, steps) if steps > 1 else speed
 
 
-def _measured(config: Config, runtime: Runtime, train: Images, steps: int) -> float:
-    """Of the second of two epochs of so many steps, on the first pictures."""
-    images = _first(train, steps * config.batch_size)
+def _measured(config: Config, runtime: Runtime, train: Images, batch: int, steps: int) -> float:
+    """Of the second of some epochs of so many steps, on the first pictures.
+
+    Where loader processes read ahead, it is between two others: what was read for it before is then as much as is read
+    in it for the next.
+    """
+    ahead = 2 * runtime.loader_processes
+    images, epochs = _first(train, max(steps, ahead) * batch), 3 if ahead else 2
+    small = dataclasses.replace(config, bn_group=None) if batch < config.batch_size else config
     lines: list[pretrain.Line] = []
     pretrain.pretrain(
-        dataclasses.replace(config, epochs=2, warmup_epochs=0.0, eval_every=None),
+        dataclasses.replace(small, batch_size=batch, epochs=epochs, warmup_epochs=0.0, eval_every=epochs),
         dataclasses.replace(runtime, until=None),
         images,
         images,
         checkpointer=Checkpointer(config, _Nowhere(), seconds=float("inf"), device=runtime.device),
         on_epoch=lines.append,
     )
-    return float(lines[-1]["images_per_second"])
+    return float(lines[1]["images_per_second"])
 
 
 def _first(images: Images, n: int) -> Images:
@@ -101,11 +115,3 @@ def _first(images: Images, n: int) -> Images:
     some = copy.copy(images)
     some.labels = images.labels[:n]
     return some
-
-
-def _changed(config: Config, **fields: Any) -> Config | None:
-    """None where a rule forbids it."""
-    try:
-        return dataclasses.replace(config, **fields)
-    except ValueError:
-        return None

@@ -36,7 +36,7 @@ from ablations import (
 )
 from ablations.columns import Result
 from ablations.store import Store
-from ablations.table import Claim, Fields, Trial, UserError
+from ablations.table import Claim, Trial, UserError
 from ablations.terminal import say
 from ablations.verdict import Verdict
 from simsiam.methods import METHODS
@@ -159,26 +159,33 @@ def claims(place: Path) -> str:
 
 
 def changed(place: Path) -> str:
-    """The claims that get another verdict where each row has its own setting, as a Markdown table; "" without any."""
+    """The claims that get another verdict where each row has its own setting, as a Markdown table, and how many do not.
+
+    Those of rows that are not trained yet are left out. "" where nothing is published.
+    """
     cells, same = [("section", "the paper's claim", "at the recipe's", "each at its own", "at", "evidence there")], 0
     for what in (what for what in PARTS if what != _recipe(what) and (place / what).is_dir()):
-        for name, points, one, own in _twice(Store.at(place / what)):
-            if one.verdict == own.verdict:
-                same += 1
-                continue
-            at = ", ".join(f"{row} {grid.at(points[row] or {})}".strip() for row in own.claim.rows)
-            cells.append((one.claim.section, f"{name}: {one.claim}", one.verdict, own.verdict, at, own.evidence))
-    return f"{printed.aligned(cells)}\n\nWith the same verdict at both: {same}." if same or cells[1:] else ""
+        for name, at, one, own in _twice(Store.at(place / what)):
+            same += one.verdict == own.verdict
+            if one.verdict != own.verdict:
+                cells.append((one.claim.section, f"{name}: {one.claim}", one.verdict, own.verdict, at, own.evidence))
+    found = [printed.aligned(cells)] if cells[1:] else []
+    found += [f"With the same verdict at both: {same} claims."] if same else []
+    return "\n\n".join(found)
 
 
-def _twice(store: Store) -> Iterator[tuple[str, dict[str, Fields | None], Verdict, Verdict]]:
-    """Of each claim of the tuned tables: the table, each row's own point, the verdict at the recipe's, and at these."""
+def _twice(store: Store) -> Iterator[tuple[str, str, Verdict, Verdict]]:
+    """Of each claim of the tuned tables: the table, its rows' own points, the verdict at the recipe's, and at these."""
     for name in sorted(file.removesuffix(".parquet") for file in store.table_files()):
         lines = store.table(name)
         table = catalogue.carried(name, lines[0]["recipe"], lines[0]["overrides"], store.definitions(name))
-        points = {choice.row: choice.point for choice in tuned.choices(table, lines)}
+        stale = ", stale" * any(map(provenance.is_stale, lines))
+        chosen = {choice.row: choice for choice in tuned.choices(table, lines)}
         for one, own in zip(verdict.judge(table.claims, lines), tuned.judged(table, lines), strict=True):
-            yield name.partition("_tuned_")[0], points, one, own
+            its = [chosen[row] for row in one.claim.rows]
+            if one.n and all(choice.why != tuned.NOT_RUN for choice in its):
+                at = ", ".join(f"{each.row} {grid.at(each.point or {})}{' <' * bool(each.edge)}" for each in its)
+                yield name.partition("_tuned_")[0], at + stale, one, own
 
 
 def _says(verdict: Verdict, lines: Sequence[Result]) -> str:

@@ -7,10 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import tiny
+from test_agreement import ONE, OTHER, published
 
-from ablations import catalogue, estimate, planning, printed_plan, provenance, run, timing
+from ablations import catalogue, estimate, planning, printed_plan, provenance, report, run, timing
 from ablations.estimate import Times
 from ablations.store import Store
 from ablations.table import Trial, UserError
@@ -27,16 +29,28 @@ def trials(table: str = "stop_gradient", recipe: str = "cifar10", **overrides: A
     return planning.plan(catalogue.get(table), **asked)
 
 
-def test_an_epoch_is_its_steps_and_its_forwards() -> None:
-    """Of 2 epochs of 500 pictures at 100 pictures/s, a forward of a view being a sixth of a picture's step."""
-    config = tiny.config(
-        train_images=None, batch_size=128, eval_every=1
-    )  # the digits' probe: features are embedded once
-    steps, looks, probe = 2 * 384 / 100, 3 * (500 + 60) / 600, (500 + 60) / 600
-    assert 2 * estimate.an_epoch(config, 100.0, (500, 60)) == pytest.approx(steps + looks + probe)
-    config = tiny.config(train_images=None, batch_size=128, eval_every=1, protocol="cifar")  # and 100 times on crops
-    probe = (100 * 500 + 60) / 600
-    assert 2 * estimate.an_epoch(config, 100.0, (500, 60)) == pytest.approx(steps + looks + probe)
+def test_a_training_is_its_steps_and_its_forwards() -> None:
+    """Of 500 pictures at 100 pictures/s, a forward of a view being a sixth of a picture's step."""
+    config = tiny.config(train_images=None, batch_size=128, eval_every=1)
+    epoch, look = 384 / 100 + 560 / 600, 560 / 600
+    assert estimate.by_steps(config, 100.0, (500, 60)) == pytest.approx((2 * look, epoch))  # features embedded once
+    config = tiny.config(train_images=None, batch_size=128, eval_every=1, protocol="cifar")
+    on_crops = (100 * 500 + 60) / 600
+    assert estimate.by_steps(config, 100.0, (500, 60)) == pytest.approx((look + on_crops, epoch))
+
+
+def test_what_a_training_takes_once_is_no_part_of_its_epochs() -> None:
+    """100 s: 4 epochs of 300 of 310 pictures at 30/s, evaluations of 20 s in all, and 40 s once."""
+    done = {**dict.fromkeys(estimate._COST), **dict.fromkeys(estimate._TOOK), "device": "K", "outcome": "finished"}
+    done |= {"epochs": 4, "batch_size": 100, "train_pictures": 310, "images_per_second": 30.0, "eval_seconds": 20.0}
+    done |= {"wall_seconds": 100.0, "device_seconds": 100.0}
+    (speed,) = estimate.speeds([done], "K").values()
+    assert speed == pytest.approx((40.0, 15.0))
+    (speed,) = estimate.speeds([{**done, "device_seconds": 200.0}], "K").values()  # two workers
+    assert speed == pytest.approx((80.0, 30.0))
+    (speed,) = estimate.speeds([{**done, "train_pictures": None}], "K").values()  # of an earlier version
+    assert speed == (0.0, 25.0)
+    assert estimate.speeds([{**done, "gpu_fraction": 0.5}], "K") == {}
 
 
 def test_another_device_is_known_by_what_benchmarks_measured(tmp_path: Path) -> None:
@@ -48,8 +62,9 @@ def test_another_device_is_known_by_what_benchmarks_measured(tmp_path: Path) -> 
             if (line["image_size"], line["width"], line["precision"]) == ("32", "64", "float32")
         )
     times = estimate.on("NVIDIA H200", todo, Store.at(tmp_path), (50_000, 10_000))
-    each = 10 * estimate.an_epoch(todo[0].config, speed, (50_000, 10_000))
-    assert times == Times(pytest.approx(2 * each), 0, " on NVIDIA H200")
+    once, epoch = estimate.by_steps(todo[0].config, speed, (50_000, 10_000))
+    assert (times.seconds, times.unknown) == (pytest.approx(2 * (once + 10 * epoch)), 0)
+    assert times.by == " on NVIDIA H200, measured with pictures in its memory, batch 512"
     unmeasured = estimate.on("NVIDIA H200", trials(width=16), Store.at(tmp_path), (50_000, 10_000))
     assert (unmeasured.seconds, unmeasured.unknown) == (0, 2)
     with pytest.raises(UserError, match=r"--device: Unknown measured device 'NVIDIA H20'\. Did you mean 'NVIDIA H200'"):
@@ -74,8 +89,8 @@ def test_measured_speeds_are_of_fields_as_they_are() -> None:
 def test_trials_on_the_same_device_come_before_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     todo = trials(epochs=10)
     of = {name: getattr(todo[0].config, name) for name in estimate._COST}
-    done = {**of, "device": "NVIDIA H200", "outcome": "finished", "epochs": 5, "wall_seconds": 7.0}
-    monkeypatch.setattr(estimate, "costs", lambda store: [{**done, "device_seconds": 10.0}])
+    done = {**dict.fromkeys(estimate._TOOK), **of, "device": "NVIDIA H200", "outcome": "finished", "epochs": 5}
+    monkeypatch.setattr(estimate, "costs", lambda store: [{**done, "wall_seconds": 7.0, "device_seconds": 10.0}])
     monkeypatch.setattr(estimate, "published", lambda recipe: [])
     assert estimate.on("NVIDIA H200", todo, Store.at(tmp_path), (50_000, 10_000)).seconds == 2 * 10 * 2.0
 
@@ -84,13 +99,24 @@ def test_trials_on_the_same_device_come_before_benchmarks(tmp_path: Path, monkey
     ("times", "options", "says"),
     [
         (Times(7200.0, 0), {}, "Time: 2:00:00 if one follows the other."),
-        (Times(7200.0, 0, " on a K"), {"at_once": 4}, "Time: 30:00 if one follows the other on a K."),
+        (
+            Times(7200.0, 0),
+            {"workers": 4},
+            "Time: 30:00 if one follows the other, if 4 workers are 4 times as fast as one.",
+        ),
         (Times(7200.0, 1), {}, "Time: 2:00:00 if one follows the other, of 2; unknown of 1."),
         (
             Times(7200.0, 0),
-            {"at_once": 4, "price": 3.0},
-            "Time: 30:00 if one follows the other.\nPrice: 6.00, at 3 an hour of a CPU or GPU.",
+            {"price": 3.0},
+            "Time: 2:00:00 if one follows the other.\nPrice: 6.00, at 3 an hour of a CPU or GPU.",
         ),
+        (
+            Times(7200.0, 1),
+            {"price": 3.0},
+            "Time: 2:00:00 if one follows the other, of 2; unknown of 1.\n"
+            "Price of these 2: 6.00, at 3 an hour of a CPU or GPU.",
+        ),
+        (Times(0.0, 3, " on a K"), {}, "Time: unknown on a K. A first training of each kind tells."),
         (Times(0.0, 3), {"price": 3.0}, "Time: unknown. A first training of each kind tells, or --plan --probe."),
     ],
 )
@@ -101,10 +127,11 @@ def test_how_long_in_words(times: Times, options: dict[str, Any], says: str) -> 
 @pytest.mark.parametrize(
     ("overhead", "a_picture", "tried"),
     [
-        (0.0, 0.1, [(16, 16)]),  # a step of 128 would take 12.8 s
-        (0.0, 0.001, [(16, 16), (128, 8 * 128)]),  # one takes 0.128 s: 8 are a second
-        (0.1, 0.0, [(16, 16), (128, 2 * 128)]),  # by the small batch one would take 0.8 s
-        (0.0, 1e-6, [(16, 16), (128, 10 * 128)]),
+        (0.0, 0.1, [(16, 16)]),  # a step of 64 would take 6.4 s
+        (0.0, 0.04, [(16, 16), (64, 64)]),  # one of 128, 5.1 s
+        (0.0, 0.001, [(16, 16), (64, 64), (128, 128), (128, 8 * 128)]),  # one takes 0.128 s: 8 are a second
+        (0.9, 0.0, [(16, 16), (64, 64), (128, 128), (128, 2 * 128)]),  # by the smallest one would take 7.2 s
+        (0.0, 1e-6, [(16, 16), (64, 64), (128, 128), (128, 10 * 128)]),
     ],
 )
 def test_a_step_is_timed_that_takes_seconds_at_most(
@@ -119,10 +146,32 @@ def test_a_step_is_timed_that_takes_seconds_at_most(
 
     monkeypatch.setattr(timing.pretrain, "pretrain", pretend)
     images = timing.loader.load(*_of_the_digits())[0]
-    speed = timing.images_per_second(tiny.config(train_images=None), Runtime(), images)
+    config = tiny.config(train_images=None)
+    speed = timing.images_per_second(config, Runtime(), images)
     assert batches == [(batch, min(n, len(images))) for batch, n in tried]
     last = batches[-1][0]
     assert speed == pytest.approx(last / (overhead + a_picture * last))
+    batches.clear()
+    timing.images_per_second(config, Runtime(workers=8), images)
+    assert {batch for batch, _ in batches} == {16}  # one worker's share
+
+
+def test_what_does_not_fit_is_said_and_costs_no_other_kind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def out_of_memory(config: Any, *_: Any) -> float:
+        if config.width == 4:
+            raise MemoryError
+        return 100.0
+
+    monkeypatch.setattr(timing, "images_per_second", out_of_memory)
+    asked: dict[str, Any] = dict(recipe="digits", data=tiny.config().data, train_images=1437, rows=["with"])
+    todo = [
+        planning.plan(catalogue.get("stop_gradient"), **asked, overrides={**tiny.FIELDS, "width": width})[0]
+        for width in (4, 8)
+    ]
+    assert timing.speeds(todo, Runtime(), {}).keys() == {estimate.kind(todo[1].config)}
+    assert "It does not fit into this machine's memory." in capsys.readouterr().out
 
 
 def _of_the_digits() -> tuple[Any, Any, Any]:
@@ -139,15 +188,15 @@ def test_every_kind_of_training_can_be_timed(table: str) -> None:
     found = timing.speeds(todo.values(), Runtime(), {})
     kinds = {estimate.kind(trial.config) for trial in todo.values() if METHODS[trial.config.method].views}
     assert found.keys() == kinds
-    assert all(math.isfinite(seconds) and seconds > 0 for seconds in found.values())
+    assert all(math.isfinite(seconds) and seconds > 0 for speed in found.values() for seconds in speed)
     assert timing.speeds(todo.values(), Runtime(), found) == {}
 
 
 def test_a_plan_that_probes_keeps_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([*TINY, "--probe", "--price", "2", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "Timing a step, 1 of 1: simsiam, resnet10 of width 4, 8 px, float32." in out
-    assert "if one follows the other on this machine.\nPrice: " in out
+    assert "Timing a step, 1 of 1: simsiam, resnet10 of width 4, 8 px, float32, batch 128." in out
+    assert f"if one follows the other on this machine's {provenance.machine()}.\nPrice: " in out
     assert [*tmp_path.iterdir()] == []
 
 
@@ -158,16 +207,16 @@ def test_what_was_trained_here_is_not_timed(tmp_path: Path, capsys: pytest.Captu
     assert run.main([*command, "--probe"]) == 0
     out = capsys.readouterr().out
     assert "Timing" not in out
-    assert "if one follows the other on this machine." in out
+    assert f"if one follows the other on this machine's {provenance.machine()}." in out
 
 
-def test_devices_are_kept_apart(tmp_path: Path) -> None:
-    done = dict(outcome="finished", epochs=1, wall_seconds=1.0, device_seconds=1.0, **dict.fromkeys(estimate._COST))
-    lines = [{**done, "device": "one"}, {**done, "device": "other", "device_seconds": 5.0}]
-    lines.append({**done, "device": "one", "device_seconds": None})  # of a version without the column
-    (key,) = estimate.speeds(lines, "one")
-    assert (estimate.speeds(lines, "one")[key], estimate.speeds(lines, "other")[key]) == (1.0, 5.0)
-    assert estimate.speeds(lines, provenance.machine()) == {}
+def test_a_file_without_the_newer_columns_is_planned_with(tmp_path: Path) -> None:
+    published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
+    file = tmp_path / "stop_gradient.parquet"
+    before = pq.read_table(file)
+    pq.write_table(before.drop_columns(["device_seconds", "train_pictures", "gpu_fraction", "optimizer"]), file)
+    assert run.main(["--table", "stop_gradient", "--plan", "--results", str(tmp_path)]) == 0
+    assert report.words(Store.at(tmp_path), "latex")
 
 
 @pytest.mark.parametrize(

@@ -231,12 +231,36 @@ def test_latex_is_balanced_and_escaped() -> None:
     ("text", "tex"),
     [
         ("50 % & _x_ #1 $a$ {b}", r"50 \% \& \_x\_ \#1 \$a\$ \{b\}"),
-        ("a|b ~ ^ < >", r"a\textbar{}b \textasciitilde{} \textasciicircum{} $<$ $>$"),
-        ("2 × η ± 1 \\", r"2 $\times$ $\eta$ $\pm$ 1 \textbackslash{}"),  # noqa: RUF001
+        ("a|b", r"a{\textbar}b"),
+        ("[0.5; 1)", "{}[0.5; 1)"),  # else an argument of the \\ before it
+        ("*", "{}*"),
+        ("τ < √", r"\ensuremath{\tau} \ensuremath{<} \ensuremath{\sqrt{}}"),
     ],
 )
 def test_letters_that_tex_reads_otherwise(text: str, tex: str) -> None:
     assert paper._tex(text) == tex
+
+
+def test_words_of_one_table_are_of_that_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
+    store, others = Store.at(tmp_path), plan("predictor", rows=["none"])
+    store.write(a_result(others[0].config, wall_seconds=1.0), [])
+    store.rebuild(others)
+    text = report.words(store, "markdown", "predictor")
+    assert "Stop-gradient" not in text
+    assert "Rows have 1 seed; we give" in text
+
+
+def test_two_data_sets_of_a_recipe_have_captions_of_their_own(tmp_path: Path) -> None:
+    published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
+    store, others = Store.at(tmp_path), plan(rows=["with"], data="images@1")
+    store.write(a_result(others[0].config), [])
+    store.rebuild(others)
+    stages = evidence.read(store).stages
+    assert len({stage.slug for stage in stages}) == len({stage.name for stage in stages}) == 2
+    captions = [line for line in report.words(store, "markdown").splitlines() if line.startswith("**")]
+    assert len({*captions}) == 2
+    assert any("Recipe digits on images@1." in caption for caption in captions)
 
 
 def test_csv_is_one_table_of_all(tmp_path: Path) -> None:
@@ -249,17 +273,6 @@ def test_csv_is_one_table_of_all(tmp_path: Path) -> None:
     for line in baselines.itertuples():
         own = lines[(lines.row == "baseline") & (lines.overrides == line.overrides)]
         assert float(line[8]) == pytest.approx(own.knn_top1.mean())
-
-
-def test_two_data_sets_are_two_names(tmp_path: Path) -> None:
-    published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
-    (other,) = plan(rows=["with"], data="images@1")
-    store = Store.at(tmp_path)
-    store.write(a_result(other.config), [])
-    store.rebuild([other])
-    stages = evidence.read(store).stages
-    assert len({stage.slug for stage in stages}) == len({stage.name for stage in stages}) == 2
-    assert any("images@1" in stage.name for stage in stages)
 
 
 def test_figures_are_vector_files_named_by_table_and_quantity(

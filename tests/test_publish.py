@@ -153,13 +153,13 @@ def test_claims_that_change_where_each_row_has_its_own(tmp_path: Path) -> None:
     lines = publish.changed(tmp_path).splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| Sec")]
     assert [row[1:5] for row in rows] == [
-        ["stop_gradient: without collapses", "reproduced", "contradicted", "without base_lr=0.1"],
+        ["stop_gradient: without collapses", "reproduced", "contradicted", "without base_lr=0.1 <"],
         [
             "stop_gradient: without is worse than with by more than 10",
             "reproduced",
             "contradicted",
-            "without base_lr=0.1, with base_lr=0.1",
+            "without base_lr=0.1 <, with base_lr=0.1 <",
         ],
     ]
-    assert lines[-1] == "With the same verdict at both: 1."
+    assert lines[-1] == "With the same verdict at both: 1 claims."
     assert publish.changed(tmp_path / "nowhere") == ""

@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
+from pylatexenc.latexencode import UnicodeToLatexEncoder
 
 from ablations.columns import Result
 from ablations.page.evidence import Shown, Stage
 from ablations.printed import outcomes
 from ablations.table import Table
 from ablations.verdict import Interval
+from simsiam.methods import DETECTION
 
 BIBTEX = """\
 @inproceedings{chen2021exploring,
@@ -23,21 +25,19 @@ BIBTEX = """\
   year      = {2021}
 }"""
 
-_NUMBERS = {"knn_top1": "kNN top-1, %", "linear_top1": "linear top-1, %"}
+_OF_CLASSES = {"knn_top1": "kNN top-1, %", "linear_top1": "linear top-1, %"}
+_OF_BOXES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
 
 
-Stages = Sequence[tuple[Stage, Sequence[Shown]]]  # each with those of its tables that are wanted
-
-
-def frame(stages: Stages) -> pd.DataFrame:
+def frame(stages: Sequence[Stage]) -> pd.DataFrame:
     """The paper's tables with ours beside them: a line a row, the mean of its seeds with its 95 % interval."""
     lines = []
-    for stage, several in stages:
-        for shown in several:
+    for stage in stages:
+        for shown in stage.tables:
             for row in shown.rows:
                 line: Result = {"table": shown.table.name, "recipe": stage.recipe, "overrides": stage.overrides}
                 line |= {"data": stage.data, "row": row.name, "paper": row.paper, "seeds": len(shown.of(row))}
-                for name, title in _NUMBERS.items():
+                for name, title in _numbers(shown).items():
                     mean = shown.mean(row, name)
                     line[title] = mean.mean if mean else None
                     line[f"{title} ±"] = mean.half if mean and math.isfinite(mean.half) else None
@@ -45,26 +45,25 @@ def frame(stages: Stages) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def csv(stages: Stages) -> str:
+def csv(stages: Sequence[Stage]) -> str:
     """One table of all."""
     return frame(stages).to_csv(index=False)
 
 
-def markdown(stages: Stages) -> str:
+def markdown(stages: Sequence[Stage]) -> str:
     """The tables, how they were made, and whom to cite."""
     return _with_words(stages, _markdown, lambda text: text)
 
 
-def latex(stages: Stages) -> str:
+def latex(stages: Sequence[Stage]) -> str:
     """The same, with tables for booktabs."""
     return _with_words(stages, _latex, _tex)
 
 
-def _with_words(stages: Stages, table: Callable[[Stage, Shown], str], text: Callable[[str], str]) -> str:
+def _with_words(stages: Sequence[Stage], table: Callable[[Stage, Shown], str], text: Callable[[str], str]) -> str:
     parts: list[str] = []
-    for stage, several in stages:
-        parts += [table(stage, shown) for shown in several]
-        parts += [text(methods(stage)) + "\n"] if several else []
+    for stage in stages:
+        parts += [*(table(stage, shown) for shown in stage.tables), text(methods(stage)) + "\n"]
     return "\n".join([*parts, BIBTEX])
 
 
@@ -81,7 +80,9 @@ def _latex(stage: Stage, shown: Shown) -> str:
     caption, label = _tex(_caption(stage, shown)), f"tab:{stage.slug}_{shown.table.name}"
     # Of both columns of a page: six are too wide for one.
     style = cells.style.hide(axis="index")
-    form = functools.partial(style.to_latex, environment="table*", column_format="lrrrrl", hrules=True)
+    form = functools.partial(
+        style.to_latex, environment="table*", column_format=f"l{'r' * (len(cells.columns) - 2)}l", hrules=True
+    )
     return str(form(position_float="centering", caption=caption, label=label))
 
 
@@ -92,14 +93,20 @@ def _caption(stage: Stage, shown: Shown) -> str:
 
 
 def _sentence(stage: Stage) -> str:
-    return f"Recipe {stage.recipe}" + (f", changed as {stage.overrides}" if stage.overrides else "")
+    data = f" on {stage.apart}" if stage.apart else ""
+    return f"Recipe {stage.recipe}{data}" + (f", changed as {stage.overrides}" if stage.overrides else "")
+
+
+def _numbers(shown: Shown) -> dict[str, str]:
+    """Column -> its heading."""
+    return _OF_BOXES if any(line["method"] == DETECTION for line in shown.lines) else _OF_CLASSES
 
 
 def _cells(shown: Shown) -> pd.DataFrame:
     """The same as text: `97.2 ± 0.9`."""
     lines = []
     for row in shown.rows:
-        numbers = {title: mean_text(shown.mean(row, name)) for name, title in _NUMBERS.items()}
+        numbers = {title: mean_text(shown.mean(row, name)) for name, title in _numbers(shown).items()}
         paper = "-" if row.paper is None else f"{row.paper:.1f}"
         ended = outcomes(shown.of(row))
         lines.append({"row": row.name, "paper": paper, "seeds": str(len(shown.of(row))), **numbers, "outcome": ended})
@@ -114,20 +121,22 @@ def mean_text(mean: Interval | None, digits: int = 1) -> str:
     return f"{text} ± {mean.half:.{digits}f}" if math.isfinite(mean.half) else text
 
 
-_TEX = {"±": r"$\pm$", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
-_TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}"}
-_TEX |= {"<": "$<$", ">": "$>$", "×": r"$\times$", "η": r"$\eta$", "−": "$-$"}  # noqa: RUF001
+_TO_TEX = UnicodeToLatexEncoder(unknown_char_policy="keep", unknown_char_warning=False)
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in text)
+    # In LaTeX's first fonts a bar is a dash; and [ or * after the end of a line is an argument of that.
+    return "{}" * text.startswith(("[", "*")) + _TO_TEX.unicode_to_latex(text).replace("|", r"{\textbar}")
 
 
 class _NotRecorded:
     """What an earlier version's files lack, in any format."""
 
     def __format__(self, spec: str) -> str:
-        return "(not recorded)"
+        return str(self)
+
+    def __str__(self) -> str:
+        return "not recorded"
 
 
 _NOT_RECORDED = _NotRecorded()
@@ -138,7 +147,7 @@ We train {method} on {data} ({train_pictures:,} pictures of {image_size} px) by 
 {rows} Accuracies are of {test_images:,} test pictures after the last epoch: kNN with k = \
 {knn_k} and temperature {knn_temperature:g} on the backbone's features, and a linear probe ({probe}) on them. A \
 run has collapsed if the std of z/||z|| times sqrt(d) is below 0.02 or its effective rank below 3. Rows have \
-{seeds} seeds; we give means with 95 % t intervals. Claims are judged on kNN top-1 by differences paired by \
+{seeds}; we give means with 95 % t intervals. Claims are judged on kNN top-1 by differences paired by \
 seed, with simultaneous intervals over all claims of a table. All was computed with torch {torch} on {device}."""
 
 
@@ -147,7 +156,9 @@ def methods(stage: Stage) -> str:
     lines = [line for shown in stage.tables for line in shown.lines if line["wall_seconds"] is not None]
     if not lines:
         return f"Nothing of recipe {stage.name} has been trained yet."
-    baseline = next((line for line in lines if line["baseline"]), lines[0])
+    if not any(line["epochs"] for line in lines):
+        return f"{_sentence(stage)}: networks as they are, without training."
+    baseline = next((line for line in lines if line["baseline"]), next(line for line in lines if line["epochs"]))
     width = "" if baseline["width"] == 64 else f" of width {baseline['width']}"
     said = {
         "method": METHOD_NAMES.get(baseline["method"], baseline["method"]),
@@ -155,12 +166,12 @@ def methods(stage: Stage) -> str:
         "recipe": _sentence(stage).removeprefix("Recipe "),
         "backbone": baseline["backbone"].replace("resnet", "ResNet-") + width,
         "heads": _heads(baseline),
-        "optimizer": baseline["optimizer"].upper(),
+        "optimizer": (baseline["optimizer"] or str(_NOT_RECORDED)).upper(),
         "rows": " ".join(
             _rows(shown.table)
             for shown in {(bool(shown.table.axes), shown.table.tuned): shown for shown in stage.tables}.values()
         ),
-        "seeds": _range(len({line["seed"] for line in shown.of(row)}) for shown in stage.tables for row in shown.rows),
+        "seeds": _seeds(len({line["seed"] for line in shown.of(row)}) for shown in stage.tables for row in shown.rows),
         "torch": _listed(line["torch"] for line in lines),
         "device": _listed(line["device"] for line in lines),
     }
@@ -190,13 +201,14 @@ def _heads(line: Result) -> str:
     return f"a projector of {line['projector_layers']} layers with d = {line['dim']}{hidden}, "
 
 
-def _range(numbers: Iterable[int]) -> str:
+def _seeds(numbers: Iterable[int]) -> str:
     found = sorted(set(numbers))
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    text = str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    return f"{text} seed{'s' * (found[-1] > 1)}"
 
 
 def _listed(values: Iterable[str | None]) -> str:
     return ", ".join(sorted({value for value in values if value}))
 
 
-FORMATS: dict[str, Callable[[Stages], str]] = {"latex": latex, "markdown": markdown, "csv": csv}
+FORMATS: dict[str, Callable[[Sequence[Stage]], str]] = {"latex": latex, "markdown": markdown, "csv": csv}
