@@ -34,17 +34,19 @@ def test_the_first_table_is_the_published_one() -> None:
         assert re.search(rf"^\| {row} +\| [0-9.]+ +\| " + r" +\| ".join(map(re.escape, cells)), README, re.MULTILINE)
 
 
-def test_published_lines_are_of_todays_recipes_and_their_curves_are_there() -> None:
-    for file in PUBLISHED.glob("*.parquet"):
+@pytest.mark.parametrize("folder", ["digits", "digits-tuned"])
+def test_published_lines_are_of_todays_recipes_and_their_curves_are_there(folder: str) -> None:
+    place = PUBLISHED.parent / folder
+    for file in place.glob("*.parquet"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            lines = results.load(file.stem, root=PUBLISHED)
+            lines = results.load(file.stem, root=place)
         trained = lines[lines.outcome != "infeasible"]
-        curves = results.curves(file.stem, root=PUBLISHED)
+        curves = results.curves(file.stem, root=place)
         assert set(curves.fingerprint) == set(trained.fingerprint)
         last = curves.groupby("fingerprint").knn_top1.last()
         assert (last[trained.fingerprint].to_numpy() == trained.knn_top1.to_numpy()).all()
-    assert sum(file.stat().st_size for file in PUBLISHED.rglob("*")) < 5_000_000
+    assert sum(file.stat().st_size for file in place.rglob("*")) < 5_000_000
 
 
 def test_its_commands_are_ones_that_run_understands() -> None:
