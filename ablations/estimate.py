@@ -63,7 +63,7 @@ def costs(store: Store) -> list[Result]:
     lines: dict[str, Result] = {}
     for name in catalogue.there(store):
         found = store.table(name, [*_COST, *_TOOK])
-        lines |= {line["fingerprint"]: {**dict.fromkeys(_TOOK), **line} for line in found}  # older files lack some
+        lines |= {line["fingerprint"]: {**dict.fromkeys((*_COST, *_TOOK)), **line} for line in found}  # of older files
     return [line for line in lines.values() if line["wall_seconds"] is not None]
 
 
@@ -101,7 +101,9 @@ def speeds(costs: Iterable[Result], device: str | None) -> Speeds:
 
 def _speed(done: Result) -> Speed:
     """Of one training. Where its file is too old to tell, all of it is its epochs'."""
-    epochs, whole = max(done["epochs"], 1), done["device_seconds"]
+    epochs, whole = done["epochs"], done["device_seconds"]
+    if not epochs:
+        return Speed(whole, 0.0)
     pictures, speed, looks = (done[name] for name in ("train_pictures", "images_per_second", "eval_seconds"))
     if not pictures or not speed or looks is None:
         return Speed(0.0, whole / epochs)

@@ -267,4 +267,4 @@ def test_a_definition_that_is_none_is_its_own_tables_trouble_alone(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert {table.name for table, _ in results.claims(root=tmp_path)} == {"stop_gradient"}
-        assert report.words(Store.at(tmp_path), "csv").startswith("row,")
+        assert report.words(Store.at(tmp_path), "csv").startswith("table,")

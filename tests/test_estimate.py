@@ -50,6 +50,8 @@ def test_what_a_training_takes_once_is_no_part_of_its_epochs() -> None:
     assert speed == pytest.approx((80.0, 30.0))
     (speed,) = estimate.speeds([{**done, "train_pictures": None}], "K").values()  # of an earlier version
     assert speed == (0.0, 25.0)
+    (speed,) = estimate.speeds([{**done, "epochs": 0, "images_per_second": None}], "K").values()  # nothing is trained
+    assert speed == (100.0, 0.0)
     assert estimate.speeds([{**done, "gpu_fraction": 0.5}], "K") == {}
 
 
