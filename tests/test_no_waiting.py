@@ -20,9 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ablations import catalogue
 from ablations.planning import plan
 from simsiam import method as methods
-from simsiam import optim, views
+from simsiam import model, optim, supervised, views
 from simsiam.config import Config
 from simsiam.loader import InMemory
+from simsiam.relatives import swav
 
 CUDA = torch.device("cuda:0")
 _WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten._unique2", "aten.bincount")
@@ -76,11 +77,11 @@ def constants() -> Iterator[None]:
 
 def watched(config: Config) -> list[str]:
     """What a step's draws, crops, views, forwards, loss and learning rate copy or wait for."""
-    rooms = ("model", "relatives.swav", "supervised")
     with contextlib.ExitStack() as stack:
-        for room in rooms:
-            stack.enter_context(mock.patch(f"simsiam.{room}.initialise"))
-        stack.enter_context(mock.patch("simsiam.supervised.classes", return_value=10))
+        # All are imported before the first is patched, or the others would take the patch for their own for ever.
+        for room in (model, swav, supervised):
+            stack.enter_context(mock.patch.object(room, "initialise"))
+        stack.enter_context(mock.patch.object(supervised, "classes", return_value=10))
         stack.enter_context(FakeTensorMode())
         size = config.image_size
         b = config.batch_size
@@ -129,3 +130,9 @@ def test_a_number_read_back_within_the_step_is_seen(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(views, "blur", blur)
     with pytest.raises(Exception, match="nonzero"):
         watched(next(iter(configs().values())))
+
+
+def test_what_is_faked_stays_in_here() -> None:
+    watched(next(config for config in configs().values() if config.method == "supervised"))
+    assert supervised.initialise is swav.initialise is model.initialise
+    assert model.initialise.__module__ == model.__name__
