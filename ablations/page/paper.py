@@ -166,7 +166,6 @@ def methods(stage: Stage) -> str:
         "recipe": _sentence(stage).removeprefix("Recipe "),
         "backbone": baseline["backbone"].replace("resnet", "ResNet-") + width,
         "heads": _heads(baseline),
-        "optimizer": (baseline["optimizer"] or str(_NOT_RECORDED)).upper(),
         "rows": " ".join(
             _rows(shown.table)
             for shown in {(bool(shown.table.axes), shown.table.tuned): shown for shown in stage.tables}.values()
@@ -176,6 +175,7 @@ def methods(stage: Stage) -> str:
         "device": _listed(line["device"] for line in lines),
     }
     recorded = {name: _NOT_RECORDED if value is None else value for name, value in baseline.items()}
+    recorded["optimizer"] = OPTIMIZER_NAMES.get(baseline["optimizer"], _NOT_RECORDED)
     return _METHODS_PARAGRAPH.format(**{**recorded, **said})
 
 
@@ -191,6 +191,7 @@ def _rows(table: Table) -> str:
     )
 
 
+OPTIMIZER_NAMES = {"sgd": "SGD", "lars": "LARS"}
 METHOD_NAMES = {"simsiam": "SimSiam", "simclr": "SimCLR", "moco": "MoCo v2", "byol": "BYOL", "swav": "SwAV"}
 
 
