@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import heapq
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -48,14 +49,26 @@ class Times:
     """How long trainings may take.
 
     Args:
-        seconds: of one CPU or GPU, of those that are known.
+        known: seconds of one CPU or GPU, of each of those that are known.
         unknown: how many are not.
         by: whose speed it is, for a person.
     """
 
-    seconds: float
+    known: Sequence[float]
     unknown: int
     by: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Of one CPU or GPU, of all that are known."""
+        return sum(self.known)
+
+    def spread(self, at_once: int, workers: int = 1) -> float:
+        """Seconds until the last of those that are known ends, where each starts as soon as one of `at_once` ends."""
+        ends = [0.0] * at_once
+        for each in self.known:
+            heapq.heapreplace(ends, ends[0] + each / workers)
+        return max(ends)
 
 
 def costs(store: Store) -> list[Result]:
@@ -116,7 +129,7 @@ def times(todo: Iterable[Trial], speeds: Speeds, by: str = "") -> Times:
     """Of trainings, by what an epoch of each kind takes."""
     found = [seconds(trial.config, speeds) for trial in todo]
     known = [each for each in found if each is not None]
-    return Times(sum(known), len(found) - len(known), by)
+    return Times(known, len(found) - len(known), by)
 
 
 def here(todo: Sequence[Trial], store: Store) -> Times:

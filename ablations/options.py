@@ -85,6 +85,7 @@ def _look(add: Callable[..., Any]) -> None:
     add("--plan", action="store_true", help="what would run, what is there, and how long it may take")
     add("--probe", action="store_true", help="with --plan: time a step of each kind that was not trained here yet")
     add("--device", metavar="KIND", help="with --plan: how long on another kind, as 'NVIDIA H200', by measured speeds")
+    add("--cluster", metavar="FILE.yaml", help="with --plan and --device or --probe: how long on a cluster's machines")
     add("--fingerprints", action="store_true", help="with --plan: of all results, not of the first ten")
     add(
         "--check",

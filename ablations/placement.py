@@ -10,7 +10,7 @@ import torch
 
 from ablations.table import UserError
 from simsiam import precision
-from simsiam.config import Config
+from simsiam.config import Config, Runtime
 
 _HEAD_BYTES = 2e9  # of memory that the head needs for itself
 _TRIAL_BYTES = 1.25e9  # and for the driver, the controller and the other actors of each trial
@@ -58,6 +58,19 @@ class Cluster:
     @property
     def kinds(self) -> list[Nodes]:
         return [Nodes(1, self.head), *self.others]
+
+
+def demand(runtime: Runtime, *clusters: Cluster | None) -> Demand:
+    """A CPU for each thread and for each loader process; where there are GPUs, one of them or a share of it.
+
+    Raises UserError for a share of a GPU where there are none.
+    """
+    worker = {"CPU": float(runtime.threads + runtime.loader_processes)}
+    if any(kind.resources.get("GPU") for cluster in clusters if cluster for kind in cluster.kinds):
+        worker["GPU"] = runtime.gpu_fraction
+    elif runtime.gpu_fraction != 1:
+        raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs GPUs; the cluster has none. Leave it out.")
+    return Demand(runtime.workers, worker)
 
 
 def slots(cluster: Cluster, demand: Demand) -> int:

@@ -67,12 +67,20 @@ def _counts(trials: Sequence[Trial], distinct: Mapping[str, Trial], states: Mapp
     return f"{product}{len(trials)} results{cannot}: {trainings}; {there or 'none'}."
 
 
-def how_long(times: Times, trainings: int, *, workers: int = 1, price: float | None = None) -> str:
+def how_long(
+    times: Times,
+    trainings: int,
+    *,
+    workers: int = 1,
+    price: float | None = None,
+    at_once: tuple[int, str] | None = None,
+) -> str:
     """How long trainings may take, and what they may cost.
 
     Args:
         workers: of one training.
         price: of an hour of one CPU or GPU.
+        at_once: how many trainings a cluster holds at once, and its name.
     """
     if times.unknown == trainings:
         return (
@@ -82,7 +90,15 @@ def how_long(times: Times, trainings: int, *, workers: int = 1, price: float | N
     text += f", if {workers} workers are {workers} times as fast as one" if workers > 1 else ""
     if times.unknown:
         text += f", of {trainings - times.unknown}; unknown of {times.unknown}"
-    if price is None:
-        return f"Time: {text}."
-    of = f" of these {trainings - times.unknown}" if times.unknown else ""
-    return f"Time: {text}.\nPrice{of}: {money([price * times.seconds / 3600])}, at {price:g} an hour of a CPU or GPU."
+    lines, of = [f"Time: {text}."], f" of these {trainings - times.unknown}" if times.unknown else ""
+    if at_once:
+        count, cluster = at_once
+        lasts = duration(times.spread(count, workers))
+        lines.append(
+            f"On {cluster}{of}: {lasts}, at most {count} at once, "
+            "if its machines are as fast and all there from the start."
+        )
+    if price is not None:
+        cost = money([price * times.seconds / 3600])
+        lines.append(f"Price{of}: {cost}, at {price:g} an hour of a CPU or GPU.")
+    return "\n".join(lines)

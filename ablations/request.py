@@ -165,11 +165,17 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
 
 def _check_the_plan(args: argparse.Namespace) -> None:
     """Raises UserError for what only a plan does."""
-    for option in ("probe", "device", "fingerprints"):
+    for option in ("probe", "device", "cluster", "fingerprints"):
         if getattr(args, option) and not args.plan:
             raise UserError(f"--{option} is for --plan. Add that, or leave it out.")
     if args.probe and args.device:
         raise UserError("--probe is of this machine, --device of another. Leave one out.")
+    if args.cluster and not (args.probe or args.device):
+        raise UserError(
+            "--cluster says how many machines there are, not how fast. Add --device KIND, or --probe there."
+        )
+    if args.cluster and args.launcher == "local":
+        raise UserError("--cluster is of --launcher ray. Leave one of the two out.")
 
 
 def _check_the_launcher(args: argparse.Namespace) -> None:

@@ -137,7 +137,12 @@ def _how_long(request: Request, todo: dict[str, Trial], store: Store) -> str:
         times = estimate.times(trials, found, f" on this machine's {provenance.machine()}")
     else:
         times = estimate.here(trials, store)
-    return printed_plan.how_long(times, len(trials), workers=args.workers, price=args.price)
+    at_once = None
+    if args.cluster:
+        from ablations import machines
+
+        at_once = machines.at_once(args.cluster, request.runtime), args.cluster
+    return printed_plan.how_long(times, len(trials), workers=args.workers, price=args.price, at_once=at_once)
 
 
 def _check_tables(request: Request, trials: list[Trial], store: Store) -> None:

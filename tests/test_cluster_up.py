@@ -355,6 +355,10 @@ def test_ray_up_starts_ray_on_the_head_with_no_cpu_and_the_newer_autoscaler(up: 
 def test_ray_knows_what_a_gpu_machine_has(up: Up) -> None:
     found = up.config["available_node_types"]["gpu"]["resources"]
     assert (found["CPU"], found["GPU"], found["accelerator_type:A10G"]) == (48, 4, 1)
+    looked_up = load("aws")
+    looked_up["available_node_types"]["gpu"]["resources"] = {}
+    looked_up = aws_nodes.AWSNodeProvider.fillout_available_node_types_resources(looked_up)
+    assert {**found, "memory": 0} == {**looked_up["available_node_types"]["gpu"]["resources"], "memory": 0}
 
 
 def test_the_plan_reads_the_autoscalers_maximum_from_what_ray_up_leaves_on_the_head(
@@ -372,7 +376,7 @@ def test_the_plan_reads_the_autoscalers_maximum_from_what_ray_up_leaves_on_the_h
     gpu, small = possible.others
     assert (gpu.count, gpu.resources["CPU"], gpu.resources["GPU"]) == (8, 48, 4)
     assert small == Nodes(8, {"CPU": 4})
-    demand = cluster.demand(Runtime(workers=4, loader_processes=11), cluster.current(), possible)
+    demand = placement.demand(Runtime(workers=4, loader_processes=11), cluster.current(), possible)
     assert placement.concurrent(cluster.current(), possible, demand) == 8
 
 

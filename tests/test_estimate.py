@@ -100,30 +100,46 @@ def test_trials_on_the_same_device_come_before_benchmarks(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("times", "options", "says"),
     [
-        (Times(7200.0, 0), {}, "Time: 2:00:00 if one follows the other."),
+        (Times((3000.0, 4200.0), 0), {}, "Time: 2:00:00 if one follows the other."),
         (
-            Times(7200.0, 0),
+            Times((3000.0, 4200.0), 0),
             {"workers": 4},
             "Time: 30:00 if one follows the other, if 4 workers are 4 times as fast as one.",
         ),
-        (Times(7200.0, 1), {}, "Time: 2:00:00 if one follows the other, of 2; unknown of 1."),
+        (Times((3000.0, 4200.0), 1), {}, "Time: 2:00:00 if one follows the other, of 2; unknown of 1."),
         (
-            Times(7200.0, 0),
+            Times((3000.0, 4200.0), 0),
             {"price": 3.0},
             "Time: 2:00:00 if one follows the other.\nPrice: 6.00, at 3 an hour of a CPU or GPU.",
         ),
         (
-            Times(7200.0, 1),
+            Times((3000.0, 4200.0), 1),
             {"price": 3.0},
             "Time: 2:00:00 if one follows the other, of 2; unknown of 1.\n"
             "Price of these 2: 6.00, at 3 an hour of a CPU or GPU.",
         ),
-        (Times(0.0, 3, " on a K"), {}, "Time: unknown on a K. A first training of each kind tells."),
-        (Times(0.0, 3), {"price": 3.0}, "Time: unknown. A first training of each kind tells, or --plan --probe."),
+        (Times((), 3, " on a K"), {}, "Time: unknown on a K. A first training of each kind tells."),
+        (Times((), 3), {"price": 3.0}, "Time: unknown. A first training of each kind tells, or --plan --probe."),
     ],
 )
 def test_how_long_in_words(times: Times, options: dict[str, Any], says: str) -> None:
     assert printed_plan.how_long(times, 3, **options) == says
+
+
+@pytest.mark.parametrize(
+    ("at_once", "workers", "last"),
+    [(1, 1, 115), (2, 1, 75), (2, 2, 37.5), (3, 1, 45), (9, 1, 40)],  # of two: 30 after 10, 35 after either
+)
+def test_on_a_cluster_the_next_training_starts_where_one_ends(at_once: int, workers: int, last: float) -> None:
+    assert Times((10.0, 40.0, 30.0, 35.0), 1).spread(at_once, workers) == last
+
+
+def test_on_a_cluster_of_which_not_all_is_known() -> None:
+    says = printed_plan.how_long(Times((3600.0, 3600.0), 1), 3, price=2, at_once=(8, "my.yaml"))
+    assert says.splitlines()[1:] == [
+        "On my.yaml of these 2: 1:00:00, at most 8 at once, if its machines are as fast and all there from the start.",
+        "Price of these 2: 4.00, at 2 an hour of a CPU or GPU.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +245,9 @@ def test_a_file_without_the_newer_columns_is_planned_with(tmp_path: Path) -> Non
         (["--fingerprints"], "--fingerprints is for --plan."),
         (["--plan", "--probe", "--device", "NVIDIA H200"], "--probe is of this machine, --device of another."),
         (["--plan", "--device", "NVIDIA"], "--device: Unknown measured device 'NVIDIA'."),
+        (["--cluster", "x.yaml"], "--cluster is for --plan."),
+        (["--plan", "--cluster", "x.yaml"], "--cluster says how many machines there are, not how fast."),
+        (["--plan", "--probe", "--launcher", "local", "--cluster", "x.yaml"], "--cluster is of --launcher ray."),
     ],
 )
 def test_it_is_said_what_does_not_go_together(

@@ -18,7 +18,7 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 ARROWS = {
     "run": {
         *("options", "request", "table", "store", "rebuild", "board", "progress", "printed", "report"),
-        *("estimate", "printed_plan", "provenance", "timing"),
+        *("estimate", "machines", "printed_plan", "provenance", "timing"),
         *("catalogue", "planning", "grid", "printed_grid", "listing", "tracking"),
         "verdict",
         "terminal",
@@ -36,6 +36,7 @@ ARROWS = {
     "listing": {"board", "catalogue", "columns", "estimate", "planning", "store", "table"},
     "launch": {
         "launch",
+        "machines",
         "files",
         "placement",
         "provenance",
@@ -48,6 +49,7 @@ ARROWS = {
         "lines",
     },
     "placement": {"table"},
+    "machines": {"placement", "table"},
     "launch_local": {"placement", "trial", "store", "lines", "columns", "progress", "table", "terminal"},
     "launch_jobs": {
         "launch_local",

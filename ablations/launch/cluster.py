@@ -5,31 +5,20 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import ray
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ablations import machines
 from ablations.launch import notices
-from ablations.placement import Cluster, Demand, Nodes
+from ablations.placement import Cluster, Nodes
 from ablations.store import Store
 from ablations.table import UserError
 from simsiam.buckets import is_bucket
-from simsiam.config import Runtime
 from simsiam.data import is_public
 
 HEAD = "node:__internal_head__"  # a resource that the head alone has
-
-
-def demand(runtime: Runtime, *clusters: Cluster | None) -> Demand:
-    """A CPU for each thread and for each loader process; where there are GPUs, one of them or a share of it."""
-    worker = {"CPU": float(runtime.threads + runtime.loader_processes)}
-    if any(kind.resources.get("GPU") for cluster in clusters if cluster for kind in cluster.kinds):
-        worker["GPU"] = runtime.gpu_fraction
-    elif runtime.gpu_fraction != 1:
-        raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs GPUs; the cluster has none. Leave it out.")
-    return Demand(runtime.workers, worker)
 
 
 def current() -> Cluster:
@@ -49,7 +38,8 @@ def maximum() -> Cluster | None:
     """
     if text := os.environ.get("SIMSIAM_NODES"):
         try:
-            return Cluster(current().head, [_nodes(kind["count"], kind["resources"]) for kind in json.loads(text)])
+            kinds = [machines.nodes(kind["count"], kind["resources"]) for kind in json.loads(text)]
+            return Cluster(current().head, kinds)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f'SIMSIAM_NODES must be like [{{"count": 8, "resources": {{"CPU": 8}}}}]. Got {text} instead ({error}).'
@@ -57,15 +47,7 @@ def maximum() -> Cluster | None:
     file = Path.home() / "ray_bootstrap_config.yaml"
     if not file.exists():
         return None
-    config = yaml.safe_load(file.read_text())
-    most, kinds = config.get("max_workers", 0), config.get("available_node_types", {})
-    others = {name: kind for name, kind in kinds.items() if name != config.get("head_node_type")}
-    counted = [_nodes(kind.get("max_workers", most), kind.get("resources", {})) for kind in others.values()]
-    return Cluster(current().head, counted, most)
-
-
-def _nodes(count: Any, resources: Any) -> Nodes:
-    return Nodes(int(count), {name: float(amount) for name, amount in resources.items()})
+    return machines.of_ray(yaml.safe_load(file.read_text()), current().head)
 
 
 def check_that_nodes_see(store: Store, scratch: str, data_path: str | None) -> None:

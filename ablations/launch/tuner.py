@@ -47,7 +47,7 @@ def launch(
         stack.callback(store.folder.remove_folder, scratch)
         stack.enter_context(connection.connected())
         current, maximum = cluster.current(), cluster.maximum()
-        demand = cluster.demand(runtime, current, maximum)
+        demand = placement.demand(runtime, current, maximum)
         if "GPU" not in demand.worker:
             placement.check_precision((trial.config for trial in todo), "cpu")
         concurrent = placement.concurrent(current, maximum, demand)
