@@ -20,6 +20,7 @@ from test_store import a_result, plan
 from ablations import grid, planning, report, results, run
 from ablations.page import build, charts, evidence, paper
 from ablations.store import Store
+from simsiam.data import LAYOUTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -207,7 +208,7 @@ def test_words_for_a_paper_have_the_files_numbers(kind: str, shown: Path, capsys
     told = capsys.readouterr().out
     assert ("91.5" if kind != "csv" else str(statistics.fmean(ONE))) in told
     assert ("Chen, Xinlei" in told) == (kind != "csv")
-    assert ("We train SimSiam on digits" in told) == (kind != "csv")
+    assert ("We train SimSiam on the digits of scikit-learn (" in told) == (kind != "csv")
 
 
 def test_latex_is_balanced_and_escaped() -> None:
@@ -327,3 +328,10 @@ def test_a_table_of_very_many_rows_is_not_drawn(tmp_path: Path) -> None:
     assert "51 rows are too many to draw: the table has them." in page.text
     assert page.charts == []
     assert sum(cells[0].strip().startswith("base_lr=") for cells in page.cells) == 50
+
+
+def test_each_layout_has_words_for_a_paper() -> None:
+    told = {layout: paper._data(f"{layout}@0123abcd") for layout in LAYOUTS}
+    assert told["cifar10"] == "CIFAR-10"
+    assert told["parquet"] == "pictures in Parquet files (digest 0123abcd)"
+    assert {*paper.DATA_NAMES, *paper._OWN} == {*LAYOUTS}

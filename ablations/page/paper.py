@@ -162,7 +162,7 @@ def methods(stage: Stage) -> str:
     width = "" if baseline["width"] == 64 else f" of width {baseline['width']}"
     said = {
         "method": METHOD_NAMES.get(baseline["method"], baseline["method"]),
-        "data": stage.data.partition("@")[0],
+        "data": _data(stage.data),
         "recipe": _sentence(stage).removeprefix("Recipe "),
         "backbone": baseline["backbone"].replace("resnet", "ResNet-") + width,
         "heads": _heads(baseline),
@@ -193,6 +193,22 @@ def _rows(table: Table) -> str:
 
 OPTIMIZER_NAMES = {"sgd": "SGD", "lars": "LARS"}
 METHOD_NAMES = {"simsiam": "SimSiam", "simclr": "SimCLR", "moco": "MoCo v2", "byol": "BYOL", "swav": "SwAV"}
+
+
+# Of the layouts that are data of one name; the others hold anybody's pictures.
+DATA_NAMES = {
+    "digits": "the digits of scikit-learn",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "stl10": "STL-10",
+}
+_OWN = {"parquet": "Parquet files", "images": "class folders", "voc": "Pascal VOC's layout"}
+
+
+def _data(identity: str) -> str:
+    """In words, from `layout@digest`."""
+    layout, _, digest = identity.partition("@")
+    return DATA_NAMES.get(layout) or f"pictures in {_OWN.get(layout, layout)} (digest {digest})"
 
 
 def _heads(line: Result) -> str:
