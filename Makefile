@@ -16,7 +16,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow
@@ -25,15 +25,16 @@ test-browser: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --editable ".[browser]"
 	$(BIN)/pytest -m browser
 
+# Without compiling: Python compiles what it imports, and pip would compile twenty times as many files.
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, as PYTHON=python3.12. $(PYTHON) is %d.%d." % \
 	    sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) has no venv: install it (Debian: python3-venv)."; exit 1; }
 	@echo "Into $(VENV): some 6 GB, with the CUDA libraries of torch. It takes minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --editable ".[report]"
+	$(BIN)/pip install --no-compile --editable ".[report]"
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --no-compile --quiet --editable ".[dev]"
 	touch $@

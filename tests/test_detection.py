@@ -253,6 +253,7 @@ def test_the_learning_rate_is_warmed_up_and_falls_twice(folder: Path) -> None:
 # By a command.
 
 
+@pytest.mark.slow
 def test_the_table_of_detection_on_a_tiny_folder(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -288,7 +288,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_an_exported_encoder_is_the_same_bit_for_bit_elsewhere(name: str, tmp_path: Path) -> None:
     command = ["--table", "stop_gradient", "--rows", "with", *LOCAL, "--keep-checkpoints", "--results", str(tmp_path)]
     small = dict(backbone=name, stem="imagenet", width=64, image_size=16, train_images=64, batch_size=32, epochs=1)

@@ -92,6 +92,7 @@ def test_ray_gives_the_numbers_of_one_process_for_any_number_of_workers(
     assert not [*(tmp_path / "one").glob(".ray/*")]
 
 
+@pytest.mark.slow
 def test_workers_that_read_pictures_while_training_give_the_numbers_of_one_process(
     cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_failing_trial_is_a_row_and_stops_no_other(cluster: str, tmp_path: Pat
     assert table.outcome["without"] in ("finished", "collapsed")
 
 
+@pytest.mark.slow
 def test_a_node_that_came_later_and_does_not_see_the_results_fails_its_trial(
     cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_side_by_side_the_numbers_are_those_of_one_after_another(tmp_path: Path,
     assert children(os.getpid()).isdisjoint(int(process) for *_, process in ran)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_its_own_trial_alone(
     tmp_path: Path, faults: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

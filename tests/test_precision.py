@@ -59,7 +59,7 @@ def test_tf32_is_refused_without_a_gpu() -> None:
         precision.check("tf32", CPU)
 
 
-@pytest.mark.parametrize("launcher", ["local", "ray"])
+@pytest.mark.parametrize("launcher", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_bfloat16_is_refused_where_it_would_be_emulated(
     launcher: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: object
 ) -> None:

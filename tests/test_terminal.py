@@ -45,7 +45,7 @@ def in_a_terminal(command: list[str]) -> tuple[int, str]:
     return code, shown.decode(errors="replace")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("encoding", ["utf-8", pytest.param("ascii", marks=pytest.mark.slow)])
 def test_a_live_terminal_shows_what_failed_as_it_stands(encoding: str, tmp_path: Path) -> None:
     command = ["env", f"PYTHONIOENCODING={encoding}", f"PYTHONPATH={ROOT}", sys.executable, "-c", FAILING]
     code, shown = in_a_terminal([*command, *TABLE[2:], *tiny.OVERRIDES, "--results", str(tmp_path)])
