@@ -175,8 +175,12 @@ def changed(place: Path) -> str:
 
 
 def _twice(store: Store) -> Iterator[tuple[str, str, Verdict, Verdict]]:
-    """Of each claim of the tuned tables: the table, its rows' own points, the verdict at the recipe's, and at these."""
-    for name in sorted(file.removesuffix(".parquet") for file in store.table_files()):
+    """Of each claim of the tuned tables: the table, its rows' own points, the verdict at the recipe's, and at these.
+
+    The tables are in the paper's order.
+    """
+    files, order = (file.removesuffix(".parquet") for file in store.table_files()), catalogue.names()
+    for name in sorted(files, key=lambda name: order.index(name.partition("_tuned_")[0])):
         lines = store.table(name)
         table = catalogue.carried(name, lines[0]["recipe"], lines[0]["overrides"], store.definitions(name))
         stale = ", stale" * any(map(provenance.is_stale, lines))

@@ -163,3 +163,10 @@ def test_claims_that_change_where_each_row_has_its_own(tmp_path: Path) -> None:
     ]
     assert lines[-1] == "With the same verdict at both: 1 claims."
     assert publish.changed(tmp_path / "nowhere") == ""
+
+
+def test_the_claims_that_change_are_in_the_papers_order() -> None:
+    lines = publish.changed(publish.PUBLISHED).splitlines()
+    tables = [line.split("|")[2].partition(":")[0].strip() for line in lines if line.startswith("| Sec")]
+    assert len(set(tables)) > 1
+    assert tables == sorted(tables, key=catalogue.names().index)
