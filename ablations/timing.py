@@ -27,7 +27,9 @@ _SHORT = 1.0  # seconds that are timed, if a few steps take so long
 _MOST_STEPS = 10  # and of a GPU all of them: until its step is recorded, and its kernels are chosen, some pass
 
 
-class _Nowhere:
+class Nowhere:
+    """The place of a checkpoint that nobody needs."""
+
     def read(self) -> bytes | None:
         return None
 
@@ -103,7 +105,7 @@ def _measured(config: Config, runtime: Runtime, train: Images, batch: int, steps
         dataclasses.replace(runtime, until=None),
         images,
         images,
-        checkpointer=Checkpointer(config, _Nowhere(), seconds=float("inf"), device=runtime.device),
+        checkpointer=Checkpointer(config, Nowhere(), seconds=float("inf"), device=runtime.device),
         on_epoch=lines.append,
     )
     return float(lines[1]["images_per_second"])

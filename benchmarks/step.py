@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from ablations import provenance
+from ablations.timing import Nowhere
 from benchmarks import peers
 from simsiam import pretrain
 from simsiam.checkpoint import Checkpointer
@@ -30,14 +31,6 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = {32: ("cifar10", "resnet18", 128, 512), 224: ("imagenet", "resnet50", 16, 256)}
 
 
-class _Nowhere:
-    def read(self) -> bytes | None:
-        return None
-
-    def write(self, content: bytes) -> None:
-        raise AssertionError("a benchmark keeps nothing")
-
-
 def ours(size: int, batch: int, precision: str, step: str) -> Iterator[torch.Tensor]:
     """Steps of `simsiam.pretrain` for ever, the loss of each."""
     recipe, *_ = SIZES[size]
@@ -47,7 +40,7 @@ def ours(size: int, batch: int, precision: str, step: str) -> Iterator[torch.Ten
     )
     images = _noise(32 if size == 32 else 256, 50_000 if size == 32 else 2_000, config.image_size, device)
     runtime = Runtime(device=device, threads=torch.get_num_threads(), step=step)
-    checkpointer = Checkpointer(config, _Nowhere(), seconds=1e9)
+    checkpointer = Checkpointer(config, Nowhere(), seconds=1e9)
     run = pretrain._Run(config, runtime, images, images, checkpointer)
     run.method.train()
     for drawn in run.batches():

@@ -22,6 +22,7 @@ import torch.multiprocessing as mp
 
 import simsiam
 from ablations import provenance, trial
+from ablations.timing import Nowhere
 from simsiam import data
 from simsiam.config import Config, Runtime
 from simsiam.loader import Decoded
@@ -34,16 +35,6 @@ BOUND = 1e-6
 AS_IT_IS, PAPERS_LR, SMOOTH = "as it is", "base_lr 0.05, the paper's", "SiLU for ReLU"
 TRIALS = ((AS_IT_IS, "float64"), (AS_IT_IS, "float32"), (PAPERS_LR, "float64"), (SMOOTH, "float32"))
 KEY = ["recipe", "precision", "workers", "threads"]
-
-
-class Nowhere:
-    """The place of a checkpoint that nobody needs."""
-
-    def read(self) -> bytes | None:
-        return None
-
-    def write(self, content: bytes) -> None:
-        pass
 
 
 def main() -> None:
