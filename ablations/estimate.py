@@ -65,7 +65,7 @@ class Times:
 
     def spread(self, at_once: int, workers: int = 1) -> float:
         """Seconds until the last of those that are known ends, where each starts as soon as one of `at_once` ends."""
-        ends = [0.0] * at_once
+        ends = [0.0] * min(at_once, max(1, len(self.known)))
         for each in self.known:
             heapq.heapreplace(ends, ends[0] + each / workers)
         return max(ends)
@@ -154,7 +154,9 @@ def on(device: str, todo: Sequence[Trial], store: Store, pictures: tuple[int, in
     """
     lines = costs(store) + [line for recipe in RECIPES for line in published(recipe)]
     measured = _measured()
-    if device not in (known := {line["device"] for line in [*lines, *measured]}):
+    if not (known := {line["device"] for line in [*lines, *measured]}):
+        raise UserError("--device: nothing was trained here, and what the checkout has measured is not at hand.")
+    if device not in known:
         raise UserError(f"--device: {configs.unknown('measured device', device, sorted(known))}")
     found, batches = speeds(lines, device), set()
     for config in (trial.config for trial in todo):

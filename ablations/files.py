@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pyarrow import fs
 
 from ablations.table import UserError
 from simsiam import buckets
+
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -216,3 +219,26 @@ class Checkpoint:
 
     def write(self, content: bytes) -> None:
         self.folder.write(self.name, content)
+
+
+def results_place(given: str | None) -> str:
+    """Where the results lie: a path, or the URI of a bucket.
+
+    Under `ray job submit --working-dir` the repository is a temporary copy, so they must lie elsewhere. Raises
+    UserError if they would not.
+    """
+    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    if place := given or os.environ.get("SIMSIAM_RESULTS"):
+        if job and json.loads(job).get("runtime_env", {}).get("working_dir") and not _lasts(place):
+            raise UserError(
+                "The results of a job with a --working-dir must be an absolute path or a bucket: Ray deletes the "
+                f"folder that it starts in. Got {place} instead."
+            )
+        return place
+    if job:
+        return str(Path.home() / "simsiam-results")
+    return str(_ROOT / "results")
+
+
+def _lasts(place: str) -> bool:
+    return buckets.is_bucket(place) or Path(place).is_absolute()

@@ -66,7 +66,8 @@ def demand(runtime: Runtime, *clusters: Cluster | None) -> Demand:
     Raises UserError for a share of a GPU where there are none.
     """
     worker = {"CPU": float(runtime.threads + runtime.loader_processes)}
-    if any(kind.resources.get("GPU") for cluster in clusters if cluster for kind in cluster.kinds):
+    kinds = [kind for cluster in clusters if cluster for kind in cluster.kinds if kind.count]
+    if any(kind.resources.get("GPU") for kind in kinds):
         worker["GPU"] = runtime.gpu_fraction
     elif runtime.gpu_fraction != 1:
         raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs GPUs; the cluster has none. Leave it out.")

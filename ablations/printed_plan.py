@@ -47,7 +47,7 @@ def plan(
         lines.append(f"Infeasible: {', '.join(list(rows)[:_ROWS])}{besides}: {reason}")
     lines.append(_counts(trials, distinct, states))
     if todo:
-        lines.append(f"Now: {len(todo)} training{'s' * (len(todo) > 1)}, {where}, 1 CPU (or GPU) a worker.")
+        lines.append(f"Now: {len(todo)} training{'s' * (len(todo) > 1)}, {where}.")
         lines.append(long)
     else:
         lines.append("Now: nothing to train.")
@@ -64,7 +64,7 @@ def _counts(trials: Sequence[Trial], distinct: Mapping[str, Trial], states: Mapp
     cannot = f", {infeasible} cannot start" if infeasible else ""
     there = ", ".join(f"{n} {state}" for state, n in sorted(Counter(states.values()).items()))
     trainings = f"{len(distinct)} training{'s' * (len(distinct) != 1)}{since}"
-    return f"{product}{len(trials)} results{cannot}: {trainings}; {there or 'none'}."
+    return f"{product}{len(trials)} result{'s' * (len(trials) != 1)}{cannot}: {trainings}; {there or 'none'}."
 
 
 def how_long(
@@ -94,9 +94,9 @@ def how_long(
     if at_once:
         count, cluster = at_once
         lasts = duration(times.spread(count, workers))
+        together = "all at once" if count >= len(times.known) else f"at most {count} at once"
         lines.append(
-            f"On {cluster}{of}: {lasts}, at most {count} at once, "
-            "if its machines are as fast and all there from the start."
+            f"On {cluster}{of}: {lasts}, {together}, if its machines are as fast and all there from the start."
         )
     if price is not None:
         cost = money([price * times.seconds / 3600])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from ablations import catalogue, request
+from ablations import catalogue, files
 from ablations.store import Store
 from ablations.table import UserError
 from ablations.terminal import say
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for a wrong command, 130 after Ctrl-C."""
     args = _parser().parse_args(argv)
     try:
-        store = Store.at(request.results_place(args.results))
+        store = Store.at(files.results_place(args.results))
         store.folder.check_readable()
         if args.table is not None and args.table not in (known := catalogue.there(store)):
             raise UserError(configs.unknown("table", args.table, known))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import time
@@ -69,7 +68,10 @@ class Request:
         """Where the trials run, for a person."""
         workers, jobs = self.args.workers, self.args.jobs
         if self.args.launcher == "ray":
-            return f"on Ray, {workers} worker{'s' * (workers > 1)} a trial"
+            cpus, share = self.args.threads + self.args.loader_processes, self.runtime.gpu_fraction
+            each = f"{cpus} CPU{'s' * (cpus > 1)}{' each' * (workers > 1)}"
+            gpu = "a GPU" if share == 1 else f"{share:g} of a GPU"
+            return f"on Ray, {workers} worker{'s' * (workers > 1)} a trial with {each}, and {gpu} where there are some"
         return "in this process" if jobs == 1 else f"{jobs} at once in processes of their own"
 
     @property
@@ -166,16 +168,22 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
 def _check_the_plan(args: argparse.Namespace) -> None:
     """Raises UserError for what only a plan does."""
     for option in ("probe", "device", "cluster", "fingerprints"):
-        if getattr(args, option) and not args.plan:
+        if getattr(args, option) not in (None, False) and not args.plan:
             raise UserError(f"--{option} is for --plan. Add that, or leave it out.")
     if args.probe and args.device:
         raise UserError("--probe is of this machine, --device of another. Leave one out.")
-    if args.cluster and not (args.probe or args.device):
+    if args.cluster is None:
+        return
+    if not (args.probe or args.device):
         raise UserError(
             "--cluster says how many machines there are, not how fast. Add --device KIND, or --probe there."
         )
-    if args.cluster and args.launcher == "local":
+    if args.launcher == "local":
         raise UserError("--cluster is of --launcher ray. Leave one of the two out.")
+    if args.gpus_per_trial not in (None, 1):
+        raise UserError("--cluster: how fast trials are that share a GPU is not known. Leave --gpus-per-trial out.")
+    if args.seeds_until_decided is not None:
+        raise UserError("--cluster: how many seeds --seeds-until-decided takes is not known. Use --seeds.")
 
 
 def _check_the_launcher(args: argparse.Namespace) -> None:
@@ -254,28 +262,3 @@ def source(args: argparse.Namespace) -> Source:
         return locate(path, fraction, column, pixels)
     except (DataError, OSError, RuntimeError) as error:
         raise UserError(f"{error}") from None
-
-
-def results_place(given: str | None) -> str:
-    """Where the results lie: a path, or the URI of a bucket.
-
-    Under `ray job submit --working-dir` the repository is a temporary copy, so they must lie elsewhere. Raises
-    UserError if they would not.
-    """
-    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    if place := given or os.environ.get("SIMSIAM_RESULTS"):
-        if job and json.loads(job).get("runtime_env", {}).get("working_dir") and not _lasts(place):
-            raise UserError(
-                "The results of a job with a --working-dir must be an absolute path or a bucket: Ray deletes the "
-                f"folder that it starts in. Got {place} instead."
-            )
-        return place
-    if job:
-        return str(Path.home() / "simsiam-results")
-    return str(ROOT / "results")
-
-
-def _lasts(place: str) -> bool:
-    from simsiam.buckets import is_bucket
-
-    return is_bucket(place) or Path(place).is_absolute()

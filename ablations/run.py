@@ -62,13 +62,13 @@ def _hang_up(*_: object) -> None:
 
 def _tell(args: argparse.Namespace) -> int:
     """Show the tables and recipes, or a recipe's fields -> the exit code. Raises UserError."""
-    from ablations import listing
+    from ablations import files, listing
     from ablations.store import Store
 
     if args.fields:
         say(listing.fields(args.recipe, requests.overrides(args.set)))
         return 0
-    text, wrong = listing.listing(Store.at(requests.results_place(args.results)))
+    text, wrong = listing.listing(Store.at(files.results_place(args.results)))
     say(text)
     for each in wrong:
         say(f"error: {each}", error=True)
@@ -94,10 +94,10 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ablations import printed_plan
+    from ablations import files, printed_plan
     from ablations.store import Store
 
-    store = Store.at(requests.results_place(args.results))
+    store = Store.at(files.results_place(args.results))
     encoders = _encoders(args, store)
     request, looks = requests.read(args, encoders), options.looks(args, encoders.seeds)
     for note in request.source.notes:
@@ -138,7 +138,7 @@ def _how_long(request: Request, todo: dict[str, Trial], store: Store) -> str:
     else:
         times = estimate.here(trials, store)
     at_once = None
-    if args.cluster:
+    if args.cluster is not None:
         from ablations import machines
 
         at_once = machines.at_once(args.cluster, request.runtime), args.cluster

@@ -340,7 +340,7 @@ def test_ray_up_sends_the_token_and_the_code_and_not_the_virtual_environment(up:
         "README.md",
         "simsiam",
         "ablations",
-        "cluster/spot.sh",
+        "cluster",
     }
     assert [source for source in up.sent if source.endswith("/.ray/auth_token")]
 

@@ -135,9 +135,9 @@ def test_on_a_cluster_the_next_training_starts_where_one_ends(at_once: int, work
 
 
 def test_on_a_cluster_of_which_not_all_is_known() -> None:
-    says = printed_plan.how_long(Times((3600.0, 3600.0), 1), 3, price=2, at_once=(8, "my.yaml"))
+    says = printed_plan.how_long(Times((3600.0, 3600.0), 1), 3, price=2, at_once=(1, "my.yaml"))
     assert says.splitlines()[1:] == [
-        "On my.yaml of these 2: 1:00:00, at most 8 at once, if its machines are as fast and all there from the start.",
+        "On my.yaml of these 2: 2:00:00, at most 1 at once, if its machines are as fast and all there from the start.",
         "Price of these 2: 4.00, at 2 an hour of a CPU or GPU.",
     ]
 
@@ -248,6 +248,9 @@ def test_a_file_without_the_newer_columns_is_planned_with(tmp_path: Path) -> Non
         (["--cluster", "x.yaml"], "--cluster is for --plan."),
         (["--plan", "--cluster", "x.yaml"], "--cluster says how many machines there are, not how fast."),
         (["--plan", "--probe", "--launcher", "local", "--cluster", "x.yaml"], "--cluster is of --launcher ray."),
+        (["--plan", "--probe", "--gpus-per-trial", "0.5", "--cluster", "x.yaml"], "--cluster: how fast trials are"),
+        (["--plan", "--probe", "--seeds-until-decided", "9", "--cluster", "x"], "--cluster: how many seeds"),
+        (["--plan", "--device", "AMD EPYC", "--cluster", ""], "--cluster  cannot be read:"),
     ],
 )
 def test_it_is_said_what_does_not_go_together(

@@ -20,7 +20,7 @@ ARROWS = {
         *("options", "request", "table", "store", "rebuild", "board", "progress", "printed", "report"),
         *("estimate", "machines", "printed_plan", "provenance", "timing"),
         *("catalogue", "planning", "grid", "printed_grid", "listing", "tracking"),
-        "verdict",
+        *("files", "verdict"),
         "terminal",
         *("data_check", "encoders"),
         *("launch", "launch_local", "launch_jobs"),
@@ -72,7 +72,7 @@ ARROWS = {
     "estimate": {"catalogue", "columns", "provenance", "store", "table"},
     "submit": {"asked", "catalogue", "options", "table", "terminal"},
     "results": {
-        *("results", "terminal", "provenance", "printed", "store", "columns", "encoders", "table", "verdict"),
+        *("results", "terminal", "printed", "store", "columns", "encoders", "files", "table", "verdict"),
         *("agreement", "board", "catalogue", "fidelity", "printed_grid", "todays", "tuned"),
     },
     "todays": {"catalogue", "definition", "planning", "table"},
@@ -81,7 +81,7 @@ ARROWS = {
         *("page", "board", "columns", "printed", "provenance", "store", "table", "todays", "verdict"),
         *("catalogue", "definition", "fidelity", "tuned"),
     },
-    "report": {"catalogue", "page", "request", "store", "table", "terminal"},
+    "report": {"catalogue", "files", "page", "store", "table", "terminal"},
     "agreement": {"table", "verdict"},
     "published": {"columns", "lines", "provenance", "store", "table"},
     "verdict": {"table"},
@@ -143,7 +143,7 @@ def test_imports_follow_the_arrows(file: Path) -> None:
             ours = {name.split(".")[2] for name in imported(file) if re.match(r"simsiam\.data\.", name)}
             assert ours - {room[-1]} <= DATA[room[-1]]
         return
-    assert room[1] in ("launch", "submit") or "ray" not in packages(file)
+    assert room[1] in ("launch", "machines", "submit") or "ray" not in packages(file)
     if room[1] not in ("store", "columns", "files"):
         assert "pyarrow" not in packages(file)
     ours = {name.split(".")[1] for name in imported(file) if name.startswith("ablations.")}

@@ -11,7 +11,7 @@ import tiny
 import torch
 from pictures import encoded, write_both_splits
 
-from ablations import request, run
+from ablations import files, options, request, run
 from ablations.table import UserError
 
 
@@ -131,8 +131,24 @@ def test_a_job_does_not_put_its_results_into_the_copy_that_ray_deletes(
     monkeypatch.setenv("SIMSIAM_RESULTS", "mine")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}}))
     with pytest.raises(UserError, match=r"absolute path or a bucket.*Got mine instead"):
-        request.results_place(option)
+        files.results_place(option)
     for lasting in (str(tmp_path), "s3://bucket/x"):
-        assert request.results_place(lasting) == lasting
+        assert files.results_place(lasting) == lasting
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {}}))  # it starts in the checkout
-    assert request.results_place(option) == "mine"
+    assert files.results_place(option) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("asked", "where"),
+    [
+        ([], "on Ray, 1 worker a trial with 1 CPU, and a GPU where there are some"),
+        (
+            ["--workers", "2", "--threads", "2", "--loader-processes", "3"],
+            "on Ray, 2 workers a trial with 5 CPUs each, and a GPU where there are some",
+        ),
+        (["--gpus-per-trial", "0.25"], "on Ray, 1 worker a trial with 1 CPU, and 0.25 of a GPU where there are some"),
+        (["--launcher", "local", "--jobs", "2"], "2 at once in processes of their own"),
+    ],
+)
+def test_a_plan_says_what_a_trial_asks_for(asked: list[str], where: str) -> None:
+    assert request.read(options.parser().parse_args(["--table", "stop_gradient", *asked])).where == where

@@ -49,6 +49,14 @@ def test_load_gives_a_frame_with_units(folder: Path) -> None:
             results.load("stop_gradient", root=folder, **asked)
 
 
+def test_results_are_read_where_a_run_has_put_them(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("SIMSIAM_RESULTS", str(folder))
+    pd.testing.assert_frame_equal(results.load("stop_gradient"), results.load("stop_gradient", root=folder))
+    fingerprints = results.load("stop_gradient").fingerprint[:2]
+    assert results_main.main(["diff", *fingerprints]) == 0
+    assert fingerprints[1] in capsys.readouterr().out
+
+
 def test_curves_have_a_line_an_epoch_of_each_trial(folder: Path) -> None:
     curves = results.curves("stop_gradient", root=folder)
     assert list(curves[["row", "seed", "epoch"]].itertuples(index=False, name=None)) == [

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablations import agreement as agreements
-from ablations import catalogue, encoders, printed, provenance, todays, verdict
+from ablations import catalogue, encoders, files, printed, todays, verdict
 from ablations import fidelity as fidelities
 from ablations import tuned as tuning
 from ablations.agreement import Agreement, ClaimTwice
@@ -54,7 +54,8 @@ def load(
         recipe: only lines of this recipe; None for all.
         overrides: only lines of these overrides, in any order, "" for those without any; None for all.
         data: only lines of these data, `layout@digest`; None for all.
-        root: the results folder, or its s3:// or gs:// URI; None for results/ of the repository.
+        root: the results folder, or its s3:// or gs:// URI; None for where run.py puts them without
+            `--results`: $SIMSIAM_RESULTS, else results/ of the repository.
 
     Raises UserError for an unknown table, one that has no file there, and for a recipe, overrides or data that it has
     no line of.
@@ -331,7 +332,7 @@ def diff(one: str, other: str, *, root: Root = None) -> str:
 
 def opened(root: Root = None) -> Store:
     """Where results lie. Raises UserError for a bucket that does not answer."""
-    store = Store.at(provenance.ROOT / "results" if root is None else root)
+    store = Store.at(files.results_place(None) if root is None else root)
     store.folder.check_readable()
     return store
 

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument("fingerprint")
     exported.add_argument("file", metavar="FILE.safetensors")
     for command in (judged, cheap, watched, differing, exported):
-        command.add_argument("--results", help="folder of the results (default: results/)")
+        command.add_argument("--results", help="folder of the results (default: as of run.py)")
     judged.set_defaults(run=_claims)
     compared.set_defaults(run=_compare)
     cheap.set_defaults(run=_fidelity)
