@@ -8,6 +8,7 @@ can be expected to agree with it better than it agrees with itself.
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,10 +57,14 @@ def between(short: Iterable[Line], long: Iterable[Line], lengths: tuple[int, int
         return None
     generator = np.random.default_rng(0)  # the same numbers for the same results
     drawn = [generator.choice(seeds, len(seeds)).tolist() for _ in range(_DRAWS)]
-    taus = [tau(_places(one, rows, each), _places(other, rows, each)) for each in drawn]
-    taus = [each for each in taus if not math.isnan(each)] or [math.nan]
+
+    @functools.cache  # of few seeds there are few different draws
+    def of(*its: int) -> float:
+        return tau(_places(one, rows, its), _places(other, rows, its))
+
+    taus = [each for each in (of(*sorted(its)) for its in drawn) if not math.isnan(each)] or [math.nan]
     low, high = np.percentile(taus, [2.5, 97.5])
-    whole = tau(_places(one, rows, seeds), _places(other, rows, seeds))
+    whole = of(*seeds)
     ceiling = _ceiling(other, rows, seeds, generator)
     return Fidelity(*lengths, len(rows), len(seeds), whole, float(low), float(high), ceiling)
 

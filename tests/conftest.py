@@ -23,6 +23,9 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["SIMSIAM_REPORT"] = "0"
 os.environ["SIMSIAM_TRACK"] = "none"  # that has, too
 
+# Ray's workers have the tests' own priority. By its default they have a lower one, and starve beside other tests.
+os.environ.update(RAY_worker_niceness="0")
+
 # A busy machine is no failure: hypothesis measures no time.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")

@@ -58,7 +58,8 @@ def test_a_run_ends_where_its_longest_stretch_might_not_end_in_time(monkeypatch:
         clock.spend(again, 1)
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_run_that_its_limit_ends_goes_on_to_the_same_numbers(
     jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
