@@ -52,7 +52,8 @@ def of_file(path: str) -> Cluster:
         raise UserError(f"--cluster {path} is no file of `ray up` (with a provider), and no {', '.join(_KINDS)}.")
     logging.getLogger("ray.autoscaler").setLevel(logging.WARNING)  # or it tells what it fills in
     try:
-        config = _of_kuberay(document, kind) if (kind := _kind(document)) else prepare_config(document)
+        kind, without_files = _kind(document), {**document, "file_mounts": {}}  # of which Ray would warn
+        config = _of_kuberay(document, kind) if kind else prepare_config(without_files)
         validate_config(config)
         cluster = of_ray(config, config["available_node_types"][config["head_node_type"]].get("resources", {}))
     except Exception as error:  # Ray's readers raise whatever comes

@@ -19,9 +19,10 @@ EIGHT = {"CPU": 48.0, "GPU": 4.0}
 
 
 @pytest.mark.parametrize("name", ["aws", "gcp", "kuberay"])
-def test_the_trials_that_the_machines_of_each_file_hold(name: str) -> None:
+def test_the_trials_that_the_machines_of_each_file_hold(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     path = str(ROOT / "cluster" / f"{name}.yaml")
     assert machines.at_once(path, Runtime()) == 32
+    assert "".join(capfd.readouterr()) == ""
     assert machines.at_once(path, Runtime(workers=4, loader_processes=10)) == 8
     with pytest.raises(UserError, match="a trial asks for 33 workers of 1 CPU and 1 GPU, and its machines have room"):
         machines.at_once(path, Runtime(workers=33))
