@@ -1,6 +1,7 @@
 """Train and publish a recipe's tables: python -m benchmarks.publish digits --jobs 2
 
-It goes on from what is published and from what is half done, and publishes after each table: interrupt it at any time.
+It goes on from what is published and from what is half done, and publishes after each table: interrupt it at any time,
+and the table under way waits in --results.
 Another person's run, from an empty folder and with other seeds, is compared with it:
 
     python -m benchmarks.publish digits --first-seed 5 --results /tmp/again --into /tmp/again/published
@@ -43,7 +44,7 @@ from simsiam.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published"
-_TIME_LIMIT = 75  # run.py's exit code
+_TIME_LIMIT, _INTERRUPTED = 75, 130  # run.py's exit codes
 _SHORTEST = 0.5  # minutes: a run that is begun with less comes to nothing
 
 
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if left is not None and left < _SHORTEST:
                 return _TIME_LIMIT
             code = run.main([*part.command(args), *([] if left is None else ["--time-limit", f"{left:.2f}"])])
-            _publish(args, store, into, parts[: i + 1])
+            _publish(args, store, into, parts[: i + (code != _INTERRUPTED)])
             if code > 1:
                 return code
             worst = max(worst, code)

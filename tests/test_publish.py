@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,22 @@ def test_it_trains_and_publishes_and_goes_on_from_what_is_published(
     assert "4 done.\nNow: nothing to train." in told
     one, other = (results.load("stop_gradient", root=place / name, **asked) for name in ("work", "fresh"))
     pd.testing.assert_frame_equal(one, other)
+
+
+def test_a_table_whose_run_is_interrupted_is_not_published(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = (publish.Part("stop_gradient", seeds=1), publish.Part("similarity", seeds=1))
+    monkeypatch.setitem(publish.PARTS, "tiny", parts)
+    ran = publish.run.main
+
+    def interrupted(command: Sequence[str]) -> int:
+        code = ran([*command, "--rows", "cosine"] if "similarity" in command else command)
+        return 130 if "similarity" in command else code
+
+    monkeypatch.setattr(publish.run, "main", interrupted)
+    assert published_in(place) == 130
+    assert {file.name for file in (place / "published").glob("*.parquet")} == {"stop_gradient.parquet"}
+    assert "similarity" not in (place / "published" / "README.md").read_text()
+    assert (place / "work" / "similarity.parquet").is_file()
 
 
 def test_other_seeds_are_published_elsewhere(place: Path) -> None:
