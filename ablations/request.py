@@ -24,8 +24,6 @@ from simsiam.recipes import DATA, RECIPES
 if TYPE_CHECKING:
     from simsiam.data import Source
 
-ROOT = Path(__file__).resolve().parent.parent
-
 _END_SECONDS = 15.0  # of a time limit that are kept for the tables and the end of Ray
 _LONGEST = 1_000_000  # minutes
 _MOST_PIXELS = 178_956_970  # of one picture: Pillow opens no larger ones
