@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,14 +71,15 @@ def serve() -> None:
 
 def _command(arguments: list[str], results: str, aside: str, clock: int, die: list[Any] | None, fail: bool) -> int:
     """ablations/run.py with a checkpoint every `clock` steps, dying at the n-th moment of a name if `die` says so."""
-    from ablations import run
+    from ablations import board, run
     from simsiam import checkpoint
 
     log = os.open(f"{aside}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     checkpoint.EVERY = clock
-    run._REBUILD_SECONDS = math.inf  # the clock writes no table: a slow machine's journal would have more of them
+    # The clock writes nothing: a slow machine would leave more behind when it is killed.
+    run._REBUILD_SECONDS, board._SECONDS = math.inf, threading.TIMEOUT_MAX
     _keep_final_checkpoints(aside)
     _pass_moments(results, _Moments(f"{aside}/journal", die), fail)
     return run.main([*arguments, "--results", results])
