@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Container images set it. With it each process would compile anew all of torch and Ray that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Threads that wait for each other cost more than they bring on networks of a test's size.
 test test-slow test-browser: export OMP_NUM_THREADS ?= 1
 

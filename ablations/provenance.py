@@ -99,15 +99,17 @@ def digest(science: Path, orchestration: Path, method: str = SIMSIAM) -> str:
     while waiting:
         name, file = waiting.popitem()
         files[name] = file
-        waiting |= {each: found for each, found in _imported(science, file) if each not in files}
+        waiting |= {each: found for each, found in _imported(science, file).items() if each not in files}
     code = hashlib.sha256()
     for name in sorted(files):
         code.update(name.encode() + _digest(files[name]))
     return code.hexdigest()[:16]
 
 
-def _imported(science: Path, file: Path) -> Iterator[tuple[str, Path]]:
-    """Modules of simsiam/ that a file imports and that can decide a number."""
+@functools.cache
+def _imported(science: Path, file: Path) -> dict[str, Path]:
+    """Modules of simsiam/ that a file imports and that can decide a number, by name."""
+    imported = {}
     for node in ast.walk(_tree(file)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "simsiam":
             names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -119,7 +121,8 @@ def _imported(science: Path, file: Path) -> Iterator[tuple[str, Path]]:
             path = science.joinpath(*name.split(".")[1:])
             found = next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()), None)
             if found and name != "simsiam" and not {name, ".".join(name.split(".")[:2])} & _NO_NUMBERS:
-                yield name, found
+                imported[name] = found
+    return imported
 
 
 @functools.cache

@@ -15,6 +15,8 @@ import pytest
 from ablations import provenance
 from simsiam.methods import METHODS
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -26,10 +28,15 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def forget() -> None:
+    """What was read of the files."""
+    for each in (provenance._tree, provenance._imported, provenance._digest):
+        each.cache_clear()
+
+
 def digest(tree: Path, source: str) -> str:
     (tree / "simsiam" / "loss.py").write_text(source)
-    provenance._tree.cache_clear()
-    provenance._digest.cache_clear()
+    forget()
     return provenance._sources.__wrapped__("simsiam")
 
 
@@ -96,10 +103,15 @@ def copied(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def before() -> dict[str, str]:
+    """The digests of the packages as they are."""
+    return digests(ROOT)
+
+
 def digests(copied: Path) -> dict[str, str]:
     """Method -> the digest of what it can reach."""
-    provenance._tree.cache_clear()
-    provenance._digest.cache_clear()
+    forget()
     return {name: provenance.digest(copied / "simsiam", copied / "ablations", name) for name in METHODS}
 
 
@@ -119,8 +131,9 @@ def test_code_of_two_places_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_digest_is_of_these_sources(copied: Path) -> None:
-    assert digests(copied) == {name: provenance.sources(name) for name in METHODS}
-    others = {name: found for name, found in digests(copied).items() if name != "none"}
+    found = digests(copied)
+    assert found == {name: provenance.sources(name) for name in METHODS}
+    others = {name: digest for name, digest in found.items() if name != "none"}
     assert len(set(others.values())) == len(others)
     assert provenance.sources("none") == provenance.sources("simsiam")  # it has no code of its own
 
@@ -129,8 +142,7 @@ def test_the_digest_is_of_these_sources(copied: Path) -> None:
     "name",
     ["simsiam/objective.py", "simsiam/model.py", "simsiam/batch_norm.py", "simsiam/protocols.py", "ablations/trial.py"],
 )
-def test_code_that_all_methods_reach_makes_all_results_stale(name: str, copied: Path) -> None:
-    before = digests(copied)
+def test_code_that_all_methods_reach_makes_all_results_stale(name: str, copied: Path, before: dict[str, str]) -> None:
     edited(copied, name)
     after = digests(copied)
     assert not [method for method in METHODS if before[method] == after[method]]
@@ -153,9 +165,8 @@ def test_code_that_all_methods_reach_makes_all_results_stale(name: str, copied: 
     ],
 )
 def test_a_method_a_recipe_or_a_layout_of_data_makes_no_other_result_stale(
-    name: str, stale: list[str], copied: Path
+    name: str, stale: list[str], copied: Path, before: dict[str, str]
 ) -> None:
-    before = digests(copied)
     edited(copied, name)
     after = digests(copied)
     assert [method for method in METHODS if before[method] != after[method]] == stale
