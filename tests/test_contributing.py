@@ -20,7 +20,13 @@ PARTS = re.findall(
 )
 
 
-@pytest.mark.parametrize(("name", "change", "command"), PARTS, ids=[name for name, *_ in PARTS])
+LONG = ("A method", "A layout of data")  # they train, as a switch does
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "command"),
+    [pytest.param(*part, marks=[pytest.mark.slow] if part[0] in LONG else [], id=part[0]) for part in PARTS],
+)
 def test_a_change_applies_is_small_and_its_command_runs(name: str, change: str, command: str, tmp_path: Path) -> None:
     for folder in ("simsiam", "ablations"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))

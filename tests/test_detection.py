@@ -208,6 +208,7 @@ def test_it_learns_to_find_the_squares(tmp_path: Path) -> None:
     assert ap50 > 50
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_bit_for_bit_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = data.locate(folder)
     of = config(source)

@@ -508,6 +508,7 @@ def test_all_tables_are_planned_without_an_encoder(tmp_path: Path, capsys: pytes
     assert "transfer/" not in told
 
 
+@pytest.mark.slow
 def test_the_supervised_ceiling_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--table", "stop_gradient", "--rows", "with", *LOCAL, "--set", "method=supervised"]
     for small in ("epochs=8", "image_size=8", "width=8"):

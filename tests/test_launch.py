@@ -132,6 +132,7 @@ def test_a_node_that_came_later_and_does_not_see_the_results_fails_its_trial(
     assert "does not see the results folder" in message
 
 
+@pytest.mark.slow
 def test_results_in_a_bucket(cluster: str) -> None:
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()

@@ -267,7 +267,11 @@ def science(curve: list[dict[str, Any]]) -> list[Any]:
     return [[line[name] for name in names if line[name] is not None] for line in curve]
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name",
+    # These two have no state beside the network's.
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("simclr", "supervised") else []) for name in OTHERS],
+)
 def test_killed_and_resumed_it_is_bit_for_bit_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     of = config(name, epochs=3, precision="float32")
     monkeypatch.setattr(pretrain.checkpoint, "EVERY", 1)  # within an epoch, and within a cycle of the alternation

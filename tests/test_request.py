@@ -76,7 +76,7 @@ def test_a_wrong_command_says_so_in_one_line(
     assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize("jobs", [[], ["--jobs", "2"]], ids=str)
+@pytest.mark.parametrize("jobs", [[], pytest.param(["--jobs", "2"], marks=pytest.mark.slow)], ids=str)
 def test_a_share_of_a_gpu_that_is_not_there_is_refused(
     jobs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

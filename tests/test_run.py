@@ -132,6 +132,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     assert list(pd.read_parquet(tmp_path / "stop_gradient.parquet").row) == ["with"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_run_keeps_its_trials_and_is_completed_by_the_same_command(tmp_path: Path) -> None:
     command = [*TINY, "--seeds", "6", "--results", str(tmp_path)]

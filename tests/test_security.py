@@ -298,6 +298,7 @@ def test_small_pngs_of_many_pixels_fill_no_node(tmp_path: Path) -> None:
     assert memory < 500
 
 
+@pytest.mark.slow
 def test_large_pictures_that_are_allowed_are_decoded_one_at_a_time(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for label in ("a", "b"):
