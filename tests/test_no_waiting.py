@@ -52,7 +52,7 @@ class _Watch(TorchDispatchMode):
 
 @functools.cache
 def configs() -> dict[str, Config]:
-    """Every row of every table that the digits can feed, with all augmentations on, but one for all lengths of a row."""
+    """Every row of every table that the digits can feed, with all augmentations on; one for all lengths of a row."""
     found = {}
     for table in map(catalogue.get, catalogue.names()):
         if table.needs_encoder:  # its rows train as those of another table do, if by this step at all
