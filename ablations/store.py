@@ -65,13 +65,15 @@ class Store:
         return self._read(_curve(fingerprint))
 
     def curves(self, table: str, fingerprints: Iterable[str]) -> dict[str, list[Result]]:
-        """Fingerprint -> curve, of a table's trials that have one: in a file of its own, or packed in the table's."""
-        wanted, found = set(fingerprints), dict[str, list[Result]]()
+        """Fingerprint -> curve, in the order asked for, of a table's trials that have one: in a file of its own, or
+        packed in the table's."""
+        wanted, found = dict.fromkeys(fingerprints), dict[str, list[Result]]()
         for line in self._read(_curve(table), list(PACKED)) or []:
             if (fingerprint := line.pop("fingerprint")) in wanted:
                 found.setdefault(fingerprint, []).append(line)
-        alone = wanted & {Path(name).stem for name in self.folder.names("curves")}
-        return found | {fingerprint: curve for fingerprint, curve in _each(self.curve, alone).items() if curve}
+        alone = wanted.keys() & {Path(name).stem for name in self.folder.names("curves")}
+        found |= {fingerprint: curve for fingerprint, curve in _each(self.curve, alone).items() if curve}
+        return {fingerprint: found[fingerprint] for fingerprint in wanted if fingerprint in found}
 
     def pictures(self, fingerprint: str) -> list[Result] | None:
         """What a drawing of a trial that is done needs, or None."""

@@ -41,6 +41,8 @@ def test_it_trains_and_publishes_and_goes_on_from_what_is_published(
         besides = ["z_singular_values"] if name == "curves" else []
         pd.testing.assert_frame_equal(one.drop(columns=besides), other.drop(columns=besides))
     assert {file.name for file in (into / "curves").iterdir()} == {"stop_gradient.parquet"}
+    order = pd.read_parquet(into / "curves" / "stop_gradient.parquet").fingerprint.drop_duplicates()
+    assert [*order] == [*results.load("stop_gradient", root=into, **asked).fingerprint]
     shown = results.load("stop_gradient", root=into, **asked).drop_duplicates("outcome").fingerprint
     assert {file.stem for file in (into / "pictures").iterdir()} == set(shown)
     page = (into / "README.md").read_text()
