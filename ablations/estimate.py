@@ -24,7 +24,7 @@ _NETWORK = ("image_size", "backbone", "stem", "width", "precision")
 _COST = ("method", "data", "train_images", "pairs_per_image", "batch_size", *_NETWORK)
 _TOOK = (
     *("fingerprint", "recipe", "overrides", "device", "outcome", "epochs", "wall_seconds", "device_seconds"),
-    *("gpu_fraction", "eval_seconds", "images_per_second", "train_pictures"),
+    *("gpu_fraction", "threads", "eval_seconds", "images_per_second", "train_pictures"),
 )
 # Columns of benchmarks/results/speeds.csv that are fields, and decide where one of its speeds holds.
 _MEASURED = ("method", "pairs_per_image", *_NETWORK)
@@ -99,15 +99,19 @@ def seconds(config: Config, speeds: Speeds) -> float | None:
     return None if speed is None else speed.once + speed.epoch * config.epochs
 
 
-def speeds(costs: Iterable[Result], device: str | None) -> Speeds:
+def speeds(costs: Iterable[Result], device: str | None, threads: int) -> Speeds:
     """What trainings took on this kind of device, of each kind of net, views and pictures that there are costs of.
 
     Those that shared a GPU are left out: what they took hangs on what ran beside them.
+
+    Args:
+        threads: of a worker; trainings with another number of them are left out.
     """
     found: dict[Kind, list[Speed]] = {}
     for done in costs:
         shared = (done["gpu_fraction"] or 1) < 1 or done["device_seconds"] is None
-        if done["device"] == device and done["outcome"] != "diverged" and not shared:
+        alike = done["device"] == device and done["threads"] in (None, threads)  # older files do not tell
+        if alike and done["outcome"] != "diverged" and not shared:
             found.setdefault(tuple(done[name] for name in _COST), []).append(_speed(done))
     return {key: Speed(*map(statistics.median, zip(*each, strict=True))) for key, each in found.items()}
 
@@ -132,19 +136,19 @@ def times(todo: Iterable[Trial], speeds: Speeds, by: str = "") -> Times:
     return Times(known, len(found) - len(known), by)
 
 
-def here(todo: Sequence[Trial], store: Store) -> Times:
+def here(todo: Sequence[Trial], store: Store, threads: int) -> Times:
     """By what this machine has done, or by what is published of their recipe where that knows more of them."""
-    mine = times(todo, speeds(costs(store), provenance.machine()))
+    mine = times(todo, speeds(costs(store), provenance.machine(), threads))
     if not mine.unknown:
         return mine
     others = published(todo[0].recipe)
     device = next((line["device"] for line in others), "")
     by = f" on the {device} of results/published, which may not be this machine"
-    theirs = times(todo, speeds(others, device), by)
+    theirs = times(todo, speeds(others, device, threads), by)
     return theirs if theirs.unknown < mine.unknown else mine
 
 
-def on(device: str, todo: Sequence[Trial], store: Store, pictures: tuple[int, int]) -> Times:
+def on(device: str, todo: Sequence[Trial], store: Store, threads: int, pictures: tuple[int, int]) -> Times:
     """By what trials took on this kind of device, here or published, else by what benchmarks measured on it.
 
     Raises UserError for a device of which there is neither.
@@ -158,7 +162,7 @@ def on(device: str, todo: Sequence[Trial], store: Store, pictures: tuple[int, in
         raise UserError("--device: nothing was trained here, and what the checkout has measured is not at hand.")
     if device not in known:
         raise UserError(f"--device: {configs.unknown('measured device', device, sorted(known))}")
-    found, batches = speeds(lines, device), set()
+    found, batches = speeds(lines, device, threads), set()
     for config in (trial.config for trial in todo):
         for line in measured:
             its = line["device"] == device and all(str(getattr(config, name)) == line[name] for name in _MEASURED)

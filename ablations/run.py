@@ -128,15 +128,15 @@ def _how_long(request: Request, todo: dict[str, Trial], store: Store) -> str:
     args, trials = request.args, list(todo.values())
     if args.device:
         its = request.source
-        times = estimate.on(args.device, trials, store, (its.train_images, its.test_images))
+        times = estimate.on(args.device, trials, store, args.threads, (its.train_images, its.test_images))
     elif args.probe:
         from ablations import timing
 
-        known = estimate.speeds(estimate.costs(store), provenance.machine())
+        known = estimate.speeds(estimate.costs(store), provenance.machine(), args.threads)
         found = known | timing.speeds(trials, request.runtime, known)
         times = estimate.times(trials, found, f" on this machine's {provenance.machine()}")
     else:
-        times = estimate.here(trials, store)
+        times = estimate.here(trials, store, args.threads)
     at_once = None
     if args.cluster is not None:
         from ablations import machines

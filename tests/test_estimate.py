@@ -44,15 +44,25 @@ def test_what_a_training_takes_once_is_no_part_of_its_epochs() -> None:
     done = {**dict.fromkeys(estimate._COST), **dict.fromkeys(estimate._TOOK), "device": "K", "outcome": "finished"}
     done |= {"epochs": 4, "batch_size": 100, "train_pictures": 310, "images_per_second": 30.0, "eval_seconds": 20.0}
     done |= {"wall_seconds": 100.0, "device_seconds": 100.0}
-    (speed,) = estimate.speeds([done], "K").values()
+    (speed,) = estimate.speeds([done], "K", 1).values()
     assert speed == pytest.approx((40.0, 15.0))
-    (speed,) = estimate.speeds([{**done, "device_seconds": 200.0}], "K").values()  # two workers
+    (speed,) = estimate.speeds([{**done, "device_seconds": 200.0}], "K", 1).values()  # two workers
     assert speed == pytest.approx((80.0, 30.0))
-    (speed,) = estimate.speeds([{**done, "train_pictures": None}], "K").values()  # of an earlier version
+    (speed,) = estimate.speeds([{**done, "train_pictures": None}], "K", 1).values()  # of an earlier version
     assert speed == (0.0, 25.0)
-    (speed,) = estimate.speeds([{**done, "epochs": 0, "images_per_second": None}], "K").values()  # nothing is trained
+    (speed,) = estimate.speeds([{**done, "epochs": 0, "images_per_second": None}], "K", 1).values()  # nothing trained
     assert speed == (100.0, 0.0)
-    assert estimate.speeds([{**done, "gpu_fraction": 0.5}], "K") == {}
+    assert estimate.speeds([{**done, "gpu_fraction": 0.5}], "K", 1) == {}
+
+
+def test_how_fast_trainings_with_other_threads_were_says_nothing() -> None:
+    done = {**dict.fromkeys(estimate._COST), **dict.fromkeys(estimate._TOOK), "device": "K", "outcome": "finished"}
+    done |= {"epochs": 4, "threads": 2, "device_seconds": 100.0}
+    assert estimate.speeds([done], "K", 1) == {}
+    (speed,) = estimate.speeds([done], "K", 2).values()
+    assert speed == (0.0, 25.0)
+    (speed,) = estimate.speeds([{**done, "threads": None}], "K", 1).values()  # of an earlier version
+    assert speed == (0.0, 25.0)
 
 
 def test_another_device_is_known_by_what_benchmarks_measured(tmp_path: Path) -> None:
@@ -63,14 +73,14 @@ def test_another_device_is_known_by_what_benchmarks_measured(tmp_path: Path) -> 
             for line in csv.DictReader(file)
             if (line["image_size"], line["width"], line["precision"]) == ("32", "64", "float32")
         )
-    times = estimate.on("NVIDIA H200", todo, Store.at(tmp_path), (50_000, 10_000))
+    times = estimate.on("NVIDIA H200", todo, Store.at(tmp_path), 1, (50_000, 10_000))
     once, epoch = estimate.by_steps(todo[0].config, speed, (50_000, 10_000))
     assert (times.seconds, times.unknown) == (pytest.approx(2 * (once + 10 * epoch)), 0)
     assert times.by == " on NVIDIA H200, measured with pictures in its memory, batch 512"
-    unmeasured = estimate.on("NVIDIA H200", trials(width=16), Store.at(tmp_path), (50_000, 10_000))
+    unmeasured = estimate.on("NVIDIA H200", trials(width=16), Store.at(tmp_path), 1, (50_000, 10_000))
     assert (unmeasured.seconds, unmeasured.unknown) == (0, 2)
     with pytest.raises(UserError, match=r"--device: Unknown measured device 'NVIDIA H20'\. Did you mean 'NVIDIA H200'"):
-        estimate.on("NVIDIA H20", todo, Store.at(tmp_path), (50_000, 10_000))
+        estimate.on("NVIDIA H20", todo, Store.at(tmp_path), 1, (50_000, 10_000))
 
 
 def test_measured_speeds_are_of_fields_as_they_are() -> None:
@@ -94,7 +104,7 @@ def test_trials_on_the_same_device_come_before_benchmarks(tmp_path: Path, monkey
     done = {**dict.fromkeys(estimate._TOOK), **of, "device": "NVIDIA H200", "outcome": "finished", "epochs": 5}
     monkeypatch.setattr(estimate, "costs", lambda store: [{**done, "wall_seconds": 7.0, "device_seconds": 10.0}])
     monkeypatch.setattr(estimate, "published", lambda recipe: [])
-    assert estimate.on("NVIDIA H200", todo, Store.at(tmp_path), (50_000, 10_000)).seconds == 2 * 10 * 2.0
+    assert estimate.on("NVIDIA H200", todo, Store.at(tmp_path), 1, (50_000, 10_000)).seconds == 2 * 10 * 2.0
 
 
 @pytest.mark.parametrize(
