@@ -74,7 +74,13 @@ class Part:
         return command + (["--data", args.data] if args.data else [])
 
 
-_LENGTHS = tuple(f"{method}_{n}x" for method in ("simclr", "moco", "byol", "swav", "simsiam") for n in (1, 2))
+_METHODS = ("simclr", "moco", "byol", "swav", "simsiam")
+
+
+def _at(times: int, *methods: str) -> tuple[str, ...]:
+    """Rows of table methods: these at so many times the epochs."""
+    return tuple(f"{method}_{times}x" for method in methods)
+
 
 # The folder in results/published -> its parts, the most telling first. It begins with the recipe's name.
 PARTS = {
@@ -83,8 +89,9 @@ PARTS = {
         *(Part(table, epochs=25) for table in ("predictor", "batch_norm")),
         *map(Part, ("symmetrization", "similarity", "batch_size")),
         *map(Part, ("output_dim", "expectation", "alternation", "bn_group")),
-        Part("methods", seeds=3, rows=_LENGTHS),
+        *(Part("methods", seeds=3, rows=_at(times, *_METHODS)) for times in (1, 2)),
         *map(Part, ("relations", "augmentation", "depth", "epochs")),
+        *(Part("methods", seeds=3, rows=_at(times, "simclr", "simsiam")) for times in (4, 8)),  # epochs has SimSiam's
     ),
     "digits-tuned": tuple(
         Part(table, seeds=3, tune="base_lr=0.05,0.1,0.2,0.4,0.8")
