@@ -97,6 +97,7 @@ PARTS = {
         Part(table, seeds=3, tune="base_lr=0.05,0.1,0.2,0.4,0.8")
         for table in ("stop_gradient", "predictor", "batch_norm", "symmetrization")
     ),
+    "cifar10_small": tuple(Part(table, seeds=3) for table in ("stop_gradient", "predictor", "batch_norm")),
     "cifar10_short": tuple(
         Part(table, seeds=3)
         for table in ("stop_gradient", "predictor", "batch_norm", "symmetrization", "similarity", "cifar_methods")

@@ -51,17 +51,21 @@ CIFAR10_SHORT: dict[str, Any] = CIFAR10 | dict(
     protocol="cifar-short",
 )
 
-# Ours: App. D on a CPU. An eighth of the width and of d, and the pictures of four epochs.
+# Ours: App. D on a CPU, in ten minutes of a core. A fifth of the pictures, an eighth of the width and of d, half the
+# blocks. base_lr by the baseline alone, one seed each: kNN 33.0 at 0.12, 37.1 at 0.24, 41.0 at 0.48 (untrained 26.2).
+# A ResNet-18 on all pictures for 4 epochs took twice the time for 3.7 points more at 0.12.
 CIFAR10_SMALL: dict[str, Any] = CIFAR10 | dict(
+    backbone="resnet10",
     width=8,
     dim=256,
     projector_hidden=256,
     predictor_hidden=64,
-    epochs=4,
+    train_images=10_000,
+    epochs=20,
     batch_size=128,
-    base_lr=0.12,
+    base_lr=0.48,
     protocol="cifar-short",
-    eval_every=2,
+    eval_every=5,
 )
 
 # Not in the paper; settings in the range of the public benchmarks on Imagenette (ResNet-18, 128 px, batch 256).
@@ -132,7 +136,7 @@ WHAT = {
     "digits": "ours: 8 x 8 digits on a narrow network, minutes on a core",
     "cifar10": "the paper's App. D",
     "cifar10_short": "ours: App. D at half the width, in bfloat16",
-    "cifar10_small": "ours: App. D at an eighth of the width, for a CPU",
+    "cifar10_small": "ours: App. D on 10,000 pictures and a narrow ResNet-10, for a CPU",
     "flowers": "ours: a small batch",
     "flowers_tf": "SimSiam-TF's, for table flowers",
     "imagenette": "ours: the public benchmarks' range",
