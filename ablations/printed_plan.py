@@ -23,6 +23,7 @@ def plan(
     *,
     where: str,
     long: str,
+    looks: Sequence[int] = (),
     named: int | None = _NAMED,
 ) -> str:
     """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for.
@@ -31,6 +32,7 @@ def plan(
         todo: fingerprint -> trial, of those that this command runs.
         where: in words.
         long: how long, in words of `how_long`.
+        looks: after how many seeds the claims are judged, where it may end before the last.
         named: of how many results the fingerprint is told at most; None for all.
     """
     distinct = planning.distinct(trials)
@@ -49,6 +51,9 @@ def plan(
     if todo:
         lines.append(f"Now: {len(todo)} training{'s' * (len(todo) > 1)}, {where}.")
         lines.append(long)
+        if looks[1:]:
+            told = f"{', '.join(map(str, looks[:-1]))} and {looks[-1]}"
+            lines.append(f"That is the most: claims are judged after {told} seeds; more, only for what is undecided.")
     else:
         lines.append("Now: nothing to train.")
     return "\n".join([f"Results: {store.folder}", *lines])

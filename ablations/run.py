@@ -108,7 +108,8 @@ def _run(args: argparse.Namespace) -> int:
         _check_tables(request, trials, store)
         todo = _todo(trials, store, args.rerun)
         named = {"named": None} if args.fingerprints else {}
-        say(printed_plan.plan(trials, todo, store, where=request.where, long=_how_long(request, todo, store), **named))
+        long, counts = _how_long(request, todo, store), [len(seeds) for seeds in looks]
+        say(printed_plan.plan(trials, todo, store, where=request.where, long=long, looks=counts, **named))
         return 0
     if not planning.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")

@@ -166,7 +166,8 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
         found.append(Difference(better, worse, interval(values, alpha / len(pairs), resolution=step)))
     intervals = [each.interval for each in found]
     n = min(each.n for each in intervals)
-    evidence, differences = "; ".join(map(str, found)), tuple(found)
+    unit = " in log2 of the loss's roughness" if claim.kind == UNSTABLE else ""
+    evidence, differences = "; ".join(map(str, found)) + unit, tuple(found)
     if claim.kind in (WORSE, WITHIN):
         best = max({row for pair in pairs for row in pair}, key=lambda row: _room(rows[row]))
         if (room := _room(rows[best])) < claim.margin:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +162,16 @@ def test_pictures_in_a_bucket_can_be_read_and_results_alone_written() -> None:
     assert all("my-simsiam-results" in resource for resource in results["Resource"])
     assert set(data["Action"]) == {"s3:ListBucket", "s3:GetObject"}
     assert "s3:PutObject" in results["Action"]
+
+
+def test_the_readme_names_all_buckets_anew(tmp_path: Path) -> None:
+    (command,) = re.findall(r"sed -i.bak \"s/my-simsiam/.*", (ROOT / "cluster" / "README.md").read_text())
+    shutil.copytree(ROOT / "cluster", tmp_path / "cluster")
+    subprocess.run(["bash", "-c", f"NAME=theirs; {command}"], cwd=tmp_path, check=True)
+    for name in ("aws.yaml", "aws_buckets.json"):
+        found = (tmp_path / "cluster" / name).read_text()
+        assert "theirs-results" in found
+        assert "my-simsiam" not in found
 
 
 @pytest.mark.parametrize("name", ["gcp", "onprem"])

@@ -90,9 +90,11 @@ def test_a_rerun_that_fails_is_a_failure_and_keeps_the_result(
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "stop_gradient.parquet"), before)
 
 
-def test_seeds_are_added_to_the_rows_asked_for_alone(tmp_path: Path) -> None:
+def test_seeds_are_added_to_the_rows_asked_for_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([*TINY, "--rows", "without", "--results", str(tmp_path)]) == 0
     command = [*TINY, "--rows", "with", "--seeds-until-decided", "4", "--results", str(tmp_path)]
+    assert run.main([*command, "--plan"]) == 0
+    assert "That is the most: claims are judged after 3 and 4 seeds" in capsys.readouterr().out
     assert run.main(command) == 0
     table = pd.read_parquet(tmp_path / "stop_gradient.parquet")
     assert table[table.row == "without"].seed.tolist() == [0]

@@ -121,7 +121,9 @@ def test_an_unstable_row_has_a_rougher_loss() -> None:
     claim = Claim(UNSTABLE, ("all", "default"), "")
     rough = [line("all", seed, loss_roughness=0.05 + 0.001 * seed) for seed in range(4)]
     calm = [line("default", seed, loss_roughness=0.01) for seed in range(4)]
-    assert judge(claim, rough + calm).verdict == REPRODUCED
+    found = judge(claim, rough + calm)
+    assert found.verdict == REPRODUCED
+    assert found.evidence.endswith("in log2 of the loss's roughness")
     assert judge(
         claim, [line("all", seed, loss_roughness=0.011 + 0.0001 * seed) for seed in range(4)] + calm
     ).verdict == (CONTRADICTED)
