@@ -227,7 +227,7 @@ def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
     config = trials[1].config
 
     def estimate(**changes: Any) -> float | None:
-        speeds = estimates.speeds(estimates.costs(store), provenance.machine())
+        speeds = estimates.speeds(estimates.costs(store), provenance.machine(), 1)
         return estimates.seconds(dataclasses.replace(config, **changes), speeds)
 
     def done(**numbers: Any) -> None:
