@@ -39,11 +39,15 @@ def test_a_training_is_its_steps_and_its_forwards() -> None:
     assert estimate.by_steps(config, 100.0, (500, 60)) == pytest.approx((look + on_crops, epoch))
 
 
+def finished(**numbers: Any) -> dict[str, Any]:
+    """What is known of a training of 4 epochs and 100 s on device K."""
+    nothing = dict.fromkeys((*estimate._COST, *estimate._TOOK))
+    return nothing | {"device": "K", "outcome": "finished", "epochs": 4, "device_seconds": 100.0} | numbers
+
+
 def test_what_a_training_takes_once_is_no_part_of_its_epochs() -> None:
     """100 s: 4 epochs of 300 of 310 pictures at 30/s, evaluations of 20 s in all, and 40 s once."""
-    done = {**dict.fromkeys(estimate._COST), **dict.fromkeys(estimate._TOOK), "device": "K", "outcome": "finished"}
-    done |= {"epochs": 4, "batch_size": 100, "train_pictures": 310, "images_per_second": 30.0, "eval_seconds": 20.0}
-    done |= {"wall_seconds": 100.0, "device_seconds": 100.0}
+    done = finished(batch_size=100, train_pictures=310, images_per_second=30.0, eval_seconds=20.0, wall_seconds=100.0)
     (speed,) = estimate.speeds([done], "K", 1).values()
     assert speed == pytest.approx((40.0, 15.0))
     (speed,) = estimate.speeds([{**done, "device_seconds": 200.0}], "K", 1).values()  # two workers
@@ -56,8 +60,7 @@ def test_what_a_training_takes_once_is_no_part_of_its_epochs() -> None:
 
 
 def test_how_fast_trainings_with_other_threads_were_says_nothing() -> None:
-    done = {**dict.fromkeys(estimate._COST), **dict.fromkeys(estimate._TOOK), "device": "K", "outcome": "finished"}
-    done |= {"epochs": 4, "threads": 2, "device_seconds": 100.0}
+    done = finished(threads=2)
     assert estimate.speeds([done], "K", 1) == {}
     (speed,) = estimate.speeds([done], "K", 2).values()
     assert speed == (0.0, 25.0)
