@@ -91,7 +91,7 @@ PROVENANCE: Columns = {
     "device_seconds": (_REAL, "s, the same, of each worker's CPU or share of a GPU, added up"),
     "price": (_REAL, "of the device_seconds, at --price an hour; none if not given"),
     "started": (_TIME, "UTC, of the last attempt"),
-    "ended": (_TIME, "UTC"),
+    "ended": (_TIME, "UTC; none where it could not start"),
 }
 CURVE: Columns = {
     "epoch": (_WHOLE, "epochs done"),

@@ -25,7 +25,7 @@ def unfinished(config: Config, outcome: str, message: str) -> Result:
         "outcome": outcome,
         "message": printable(message),  # Parquet takes no half of a UTF-16 pair, as names of files may have
         "sources": provenance.sources(config.method),
-        "ended": datetime.datetime.now(datetime.UTC),
+        "ended": None if outcome == INFEASIBLE else datetime.datetime.now(datetime.UTC),
     }
 
 

@@ -13,7 +13,9 @@ from simsiam import precision
 from simsiam.config import Config, Runtime
 
 _HEAD_BYTES = 2e9  # of memory that the head needs for itself
-_TRIAL_BYTES = 1.25e9  # and for the driver, the controller and the other actors of each trial
+# As benchmarks.overhead measures them, rounded up: what stands on the head for a trial of several workers, and what a
+# process that trains holds, where the training itself is small.
+_DRIVER_BYTES, _WORKER_BYTES = 0.7e9, 0.6e9
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def concurrent(current: Cluster, maximum: Cluster | None, demand: Demand) -> int
     """How many trials can run at once, at least 1. With more, trials would wait for each other for ever.
 
     Args:
-        current: what the cluster has now; its head's memory carries every trial's driver.
+        current: what the cluster has now; its head's memory carries the driver of every trial of several workers.
         maximum: what its autoscaler could make of it; None without one.
 
     Raises UserError if not even one trial can ever be placed.
@@ -114,8 +116,14 @@ def concurrent(current: Cluster, maximum: Cluster | None, demand: Demand) -> int
             f"A trial asks for {demand}. The cluster {can} {_text(clusters[can], demand)}: room for {most}. "
             "Use fewer --workers, fewer --loader-processes, or a larger cluster."
         )
-    by_memory = int((current.head.get("memory", 0) - _HEAD_BYTES) // _TRIAL_BYTES)
-    return max(1, min(most // demand.workers, by_memory))
+    room = max(0, current.head.get("memory", 0) - _HEAD_BYTES)
+    return max((n for n in range(1, most // demand.workers + 1) if _on_head(n, current, demand) <= room), default=1)
+
+
+def _on_head(trials: int, cluster: Cluster, demand: Demand) -> float:
+    """Bytes of memory that so many trials take at most on the head."""
+    drivers = trials if demand.workers > 1 else 0  # a trial of one worker needs none
+    return drivers * _DRIVER_BYTES + min(trials * demand.workers, _held(cluster.head, demand)) * _WORKER_BYTES
 
 
 def _text(cluster: Cluster, demand: Demand) -> str:

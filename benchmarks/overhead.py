@@ -89,20 +89,23 @@ def child(results: str, workers: int, seeds: int) -> None:
 
 
 @contextlib.contextmanager
-def _sampled() -> Iterator[dict[str, list[float]]]:
-    """Title -> [most processes at once, most megabytes of their own together] of Ray's workers under this process."""
-    found: dict[str, list[float]] = {}
+def _sampled() -> Iterator[list[dict[str, list[float]]]]:
+    """At each moment, kind -> [processes, megabytes of their own together] of Ray's workers under this process."""
+    found: list[dict[str, list[float]]] = []
     over = threading.Event()
+    kinds: dict[int, str] = {}
 
     def look() -> None:
         while not over.wait(0.5):
             now: dict[str, list[float]] = {}
-            for title, megabytes in _workers():
-                kind = now.setdefault(title, [0, 0.0])
+            for pid, title, megabytes in _workers():
+                # A process is called after its actor, but after a task while it works on one that has a name.
+                known = kinds.get(pid, "execute")
+                kinds[pid] = title if known in ("IDLE", "execute") else known
+                kind = now.setdefault(kinds[pid], [0, 0.0])
                 kind[0] += 1
                 kind[1] += megabytes
-            for title, kind in now.items():
-                found[title] = [max(pair) for pair in zip(found.get(title, [0, 0.0]), kind, strict=True)]
+            found.append(now)
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -113,8 +116,8 @@ def _sampled() -> Iterator[dict[str, list[float]]]:
         thread.join()
 
 
-def _workers() -> Iterator[tuple[str, float]]:
-    """(title, megabytes that are its own alone) of each worker of the Ray that this process started."""
+def _workers() -> Iterator[tuple[int, str, float]]:
+    """(process, title, megabytes that are its own alone) of each worker of the Ray that this process started."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -125,7 +128,8 @@ def _workers() -> Iterator[tuple[str, float]]:
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode().split(".")[0]
                 text = Path(f"/proc/{pid}/smaps_rollup").read_text()
                 if title.startswith("ray::"):
-                    yield title.removeprefix("ray::"), sum(map(int, re.findall(r"Private_Dirty: +(\d+)", text))) / 1024
+                    own = sum(map(int, re.findall(r"Private_Dirty: +(\d+)", text))) / 1024
+                    yield pid, title.removeprefix("ray::"), own
 
 
 # What the parent makes of it.
@@ -145,9 +149,14 @@ def measure(checkout: Path, workers: int, seeds: int) -> dict[str, Any]:
     begun, ended = ([moment.timestamp() for moment in table[name]] for name in ("started", "ended"))
     moments: Callable[[str], list[float]] = lambda name: [at for what, at in told["moments"] if what == name]  # noqa: E731
     gaps = [start - end for start, end in zip(begun[1:], ended[:-1], strict=True)]
-    seconds, memory = told["seconds"], told["memory"]
-    ours = {title: pair for title, pair in memory.items() if title not in OF_ALL}
-    trains = "RayTrainWorker" if "RayTrainWorker" in ours else "ImplicitFunc"
+    seconds = told["seconds"]
+    memory = [{kind: pair for kind, pair in now.items() if kind not in OF_ALL} for now in told["memory"]]
+    most: Callable[[str], list[float]] = lambda kind: [  # noqa: E731
+        max(each) for each in zip(*(now[kind] for now in memory if kind in now), strict=True)
+    ]
+    kinds = {kind: most(kind) for kind in sorted(set().union(*memory))}
+    trains = "RayTrainWorker" if "RayTrainWorker" in kinds else "ImplicitFunc"
+    beside = [[pair for kind, pair in now.items() if kind != trains] for now in memory]
     return {
         "imports of run.py": seconds["imports of run.py"],
         "ray.init": seconds["ray.init"],
@@ -161,10 +170,10 @@ def measure(checkout: Path, workers: int, seeds: int) -> dict[str, Any]:
         "end of the last": moments("fit over")[0] - ended[-1],
         "ray.shutdown": seconds["ray.shutdown"],
         "all": seconds["all"],
-        "processes beside those that train": sum(pair[0] for title, pair in ours.items() if title != trains),
-        "their memory, MB": sum(pair[1] for title, pair in ours.items() if title != trains),
-        "a process that trains, MB": ours[trains][1] / ours[trains][0],
-        "kinds": {title: [round(n) for n in pair] for title, pair in ours.items()},
+        "processes beside those that train": max(sum(count for count, _ in now) for now in beside),
+        "their memory, MB": max(sum(own for _, own in now) for now in beside),
+        "a process that trains, MB": max(now[trains][1] / now[trains][0] for now in memory if trains in now),
+        "kinds": {kind: [round(n) for n in pair] for kind, pair in kinds.items()},
     }
 
 

@@ -52,10 +52,18 @@ def test_the_autoscalers_maximum_counts_where_there_is_one() -> None:
     assert placement.concurrent(cluster(), cluster((5, GPU_NODE)), demand) == 5
 
 
-def test_the_heads_memory_limits_how_many_drivers_it_carries() -> None:
-    demand = Demand(1, {"CPU": 1})
-    assert placement.concurrent(Cluster({"CPU": 64, "memory": 2e9 + 3 * 1.25e9}, []), None, demand) == 3
-    assert placement.concurrent(Cluster({"CPU": 64, "memory": 1e9}, []), None, demand) == 1
+@pytest.mark.parametrize(
+    ("head", "workers", "expected"),
+    [
+        ({"CPU": 0, "memory": 2e9 + 3 * 0.7e9}, 2, 3),  # a driver a trial
+        ({"CPU": 0, "memory": 1e9}, 2, 1),
+        ({"CPU": 0, "memory": 1e9}, 1, 64),  # one worker needs no driver
+        ({"CPU": 64, "memory": 2e9 + 3 * 0.6e9}, 1, 3),  # Ray may place all of them on the head
+        ({"CPU": 64, "memory": 2e9 + 3 * (0.7e9 + 2 * 0.6e9)}, 2, 3),
+    ],
+)
+def test_the_heads_memory_limits_what_it_carries(head: dict[str, float], workers: int, expected: int) -> None:
+    assert placement.concurrent(Cluster(head, [Nodes(1, {"CPU": 64})]), None, Demand(workers, {"CPU": 1})) == expected
 
 
 @pytest.mark.parametrize(

@@ -119,13 +119,17 @@ def test_what_is_stale_or_has_failed_is_neither_published_nor_taken(tmp_path: Pa
     assert provenance.is_stale({**line, "sources": "0" * 16})
 
 
-def test_a_row_that_can_never_start_is_published_with_its_reason(tmp_path: Path) -> None:
+def test_a_row_that_can_never_start_is_published_with_its_reason_the_same_each_time(tmp_path: Path) -> None:
     store, into = Store.at(tmp_path / "work"), Store.at(tmp_path / "published")
     (trial,) = plan("batch_size", rows=["4096"])
     assert trial.infeasible
     store.rebuild([trial])
     (line,) = published.pack([trial], store, into)
     assert line["outcome"] == "infeasible"
+    content = into.folder.read("batch_size.parquet")
+    store.rebuild([trial])
+    published.pack([trial], store, into)
+    assert into.folder.read("batch_size.parquet") == content
     assert published.unpack(into, Store.at(tmp_path / "fresh")) == 0
 
 
