@@ -28,7 +28,7 @@ from ablations.table import Trial, UserError
 from ablations.terminal import say
 from simsiam import data
 from simsiam.checkpoint import TimeLimitError
-from simsiam.config import Runtime
+from simsiam.config import Config, Runtime
 
 if TYPE_CHECKING:
     from simsiam.loader import Decoded
@@ -58,10 +58,12 @@ def launch(
     that the time limit has left. Raises UserError for a share of a GPU where there is none, DataError, and OSError if
     no process can start.
     """
+    jobs = min(jobs, len(todo))
     plan = _Plan(todo, runtime, store, progress, rebuild, jobs)
     with contextlib.ExitStack() as stack:
-        task = runtime, store.folder.uri, jobs
-        slots = [stack.enter_context(_Slot(task)) for _ in range(min(jobs, len(todo)))]
+        precisions = {trial.config.precision: trial.config for trial in todo}
+        task = runtime, store.folder.uri, jobs, list(precisions.values())
+        slots = [stack.enter_context(_Slot(task)) for _ in range(jobs)]
         while plan.unended:
             for pipe in wait([slot.pipe for slot in slots]):
                 slot = next(slot for slot in slots if slot.pipe is pipe)
@@ -69,7 +71,10 @@ def launch(
                     what, content = slot.pipe.recv()
                 except (EOFError, OSError):
                     plan.died(slot, slot.bury())
-                    slot.start()
+                    if plan.waiting:
+                        slot.start()
+                    else:
+                        slots.remove(slot)
                 else:
                     plan.hear(slot, what, content)
     return plan.left
@@ -86,7 +91,7 @@ class _Slot:
         broken: why its GPU has failed; empty if it has not.
     """
 
-    def __init__(self, task: tuple[Runtime, str, int]) -> None:
+    def __init__(self, task: tuple[Runtime, str, int, list[Config]]) -> None:
         self._task = task
         self.start()
 
@@ -125,6 +130,7 @@ class _Plan:
 
     Attributes:
         unended: how many are to come or under way.
+        waiting: those that are to come.
         left: those that the time limit has come before.
     """
 
@@ -137,7 +143,7 @@ class _Plan:
         rebuild: Callable[[bool], None],
         jobs: int,
     ) -> None:
-        self.unended, self._waiting = len(todo), deque(todo)
+        self.unended, self.waiting = len(todo), deque(todo)
         self.left: list[Trial] = []
         self._runtime = runtime
         self._store, self._progress, self._rebuild, self._jobs = store, progress, rebuild, jobs
@@ -162,7 +168,7 @@ class _Plan:
             self._rebuild(False)
         elif slot.trial and what == _OVER:
             self._progress.note(slot.trial.fingerprint, HALF_DONE)
-            self._leave(slot.trial, *self._waiting)
+            self._leave(slot.trial, *self.waiting)
             self._next(slot)
         elif slot.trial:
             self._finish(slot.trial, content)
@@ -180,12 +186,12 @@ class _Plan:
     def _leave(self, *trials: Trial) -> None:
         self.left += trials
         self.unended -= len(trials)
-        self._waiting.clear()
+        self.waiting.clear()
 
     def _next(self, slot: _Slot) -> None:
         if self._runtime.over:
-            self._leave(*self._waiting)
-        slot.trial = self._waiting.popleft() if self._waiting else None
+            self._leave(*self.waiting)
+        slot.trial = self.waiting.popleft() if self.waiting else None
         if slot.trial:
             self._reached[slot.trial.fingerprint] = self._checkpoint(slot.trial)
             self._progress.start(slot.trial.fingerprint)
@@ -202,7 +208,7 @@ class _Plan:
         self._tries[name] = 1 if further else self._tries[name] + 1
         if self._tries[name] < _TRIES:
             self._progress.note(name, f"starting again: {why}")
-            self._waiting.appendleft(trial)
+            self.waiting.appendleft(trial)
             return
         text = f"{_TRIES} times in one place, at last: {why}. If the memory was too small, use fewer --jobs."
         self._finish(trial, self._store.fail(trial.config, text))
@@ -210,8 +216,8 @@ class _Plan:
     def _finish(self, trial: Trial, result: Result) -> None:
         ended = [(trial, result)]
         if why := spoiled(result):
-            ended += [(other, self._store.fail(other.config, why)) for other in self._waiting]
-            self._waiting.clear()
+            ended += [(other, self._store.fail(other.config, why)) for other in self.waiting]
+            self.waiting.clear()
         self.unended -= len(ended)
         for each, its in ended:
             self._progress.finish(each.fingerprint, its)
@@ -223,7 +229,7 @@ class _Plan:
 
 def _first_line(jobs: int, device: str, fraction: float | None, threads: int) -> str:
     """How the trials run."""
-    who = f"{jobs} trials at once on {device}, each in a process of its own"
+    who = f"{jobs} trial{'s' * (jobs > 1)} at once on {device}, each in a process of its own"
     if fraction is None:
         return f"{who} with {threads} thread{'s' * (threads > 1)}."
     mps = "MPS is on: their kernels run" if _mps() else "No MPS daemon is seen: their kernels do not run"
@@ -245,15 +251,15 @@ def _mps() -> bool:
 # What runs in the processes.
 
 
-def _work(pipe: Connection, runtime: Runtime, results: str, jobs: int) -> None:
-    """Run the trials that come through the pipe, until it is closed."""
+def _work(pipe: Connection, runtime: Runtime, results: str, jobs: int, precisions: list[Config]) -> None:
+    """Run the trials that come through the pipe, until it is closed. `precisions`: a Config of each that will come."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is run.py's to handle
     threading.Thread(target=_end_with_run, daemon=True).start()
     from ablations import launch_local
 
     try:
-        _run_trials(pipe, runtime, Store.at(results), jobs)
-    except EOFError:
+        _run_trials(pipe, runtime, Store.at(results), jobs, precisions)
+    except (EOFError, BrokenPipeError):
         return
     except launch_local.DeviceError as error:
         pipe.send((_BROKEN, str(error)))
@@ -269,13 +275,13 @@ def _end_with_run() -> None:
     os._exit(1)
 
 
-def _run_trials(pipe: Connection, runtime: Runtime, store: Store, jobs: int) -> None:
+def _run_trials(pipe: Connection, runtime: Runtime, store: Store, jobs: int, precisions: list[Config]) -> None:
     import torch
 
     from ablations import launch_local
     from ablations import trial as trials
 
-    runtime = launch_local.placed(runtime)
+    runtime = launch_local.placed(runtime, precisions)
     cuda = runtime.device == "cuda"
     if cuda and runtime.gpu_fraction == 1:
         runtime = dataclasses.replace(runtime, gpu_fraction=1 / jobs)
@@ -285,10 +291,11 @@ def _run_trials(pipe: Connection, runtime: Runtime, store: Store, jobs: int) -> 
     decoded: dict[int | None, Decoded | None] = {}
     while True:
         config = pipe.recv()
-        if config.train_images not in decoded:
-            decoded |= trials.shared(source, [config])
-        pictures = decoded[config.train_images] or source
         try:
+            if config.train_images not in decoded:
+                with launch_local.broken_off(runtime.until):
+                    decoded |= trials.shared(source, [config])
+            pictures = decoded[config.train_images] or source
             result = launch_local.attempt(config, runtime, store, pictures, lambda line: pipe.send((_EPOCH, line)))
         except TimeLimitError:
             pipe.send((_OVER, None))

@@ -8,7 +8,7 @@ import gc
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,10 +41,13 @@ def launch(
     the time limit has left. Raises UserError for a share of a GPU where there is none, DeviceError once a GPU has
     failed.
     """
-    runtime = placed(runtime)
-    placement.check_precision((trial.config for trial in todo), runtime.device)
+    runtime = placed(runtime, (trial.config for trial in todo))
     source = data.of(runtime)
-    decoded = trials.shared(source, [trial.config for trial in todo])
+    try:
+        with broken_off(runtime.until):
+            decoded = trials.shared(source, [trial.config for trial in todo])
+    except TimeLimitError:
+        return list(todo)
     for number, trial in enumerate(todo):
         if runtime.over:
             return list(todo[number:])
@@ -73,13 +76,16 @@ def launch(
     return []
 
 
-def placed(runtime: Runtime) -> Runtime:
-    """The runtime with the device that is here. Raises UserError for a share of a GPU where there is none."""
-    if torch.cuda.is_available():
-        return dataclasses.replace(runtime, device="cuda")
-    if runtime.gpu_fraction != 1:
+def placed(runtime: Runtime, configs: Iterable[Config]) -> Runtime:
+    """The runtime with the device that is here.
+
+    Raises UserError for a share of a GPU where there is none, and for a precision of these Configs that it has not.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and runtime.gpu_fraction != 1:
         raise UserError(f"--gpus-per-trial {runtime.gpu_fraction:g} needs a GPU; there is none here. Leave it out.")
-    return dataclasses.replace(runtime, device="cpu")
+    placement.check_precision(configs, device)
+    return dataclasses.replace(runtime, device=device)
 
 
 def attempt(
@@ -94,7 +100,7 @@ def attempt(
     Raises TimeLimitError, where a checkpoint is kept, and DeviceError, for which nothing is.
     """
     try:
-        with _broken_off(runtime.until):
+        with broken_off(runtime.until):
             result, curve = trials.run(
                 config,
                 runtime,
@@ -114,12 +120,19 @@ def attempt(
             raise DeviceError(why) from error
     # Only now: the exception, which is gone, held the tensors of the trial.
     gc.collect()
-    torch.cuda.empty_cache()
+    try:
+        torch.cuda.empty_cache()
+    except torch.AcceleratorError as error:  # what the libraries of CUDA say of a GPU that has failed is plainer
+        raise DeviceError(why) from error
     return store.fail(config, why)
 
 
+class _Alarm(BaseException):
+    """The time is over. No Exception: who reads a checkpoint takes some of these for a torn one."""
+
+
 @contextlib.contextmanager
-def _broken_off(until: float | None) -> Iterator[None]:
+def broken_off(until: float | None) -> Iterator[None]:
     """Raise TimeLimitError at that time in what has not ended: an evaluation, say, that takes longer than any before.
 
     What is in the last checkpoint stays. For a process's main thread alone.
@@ -129,12 +142,15 @@ def _broken_off(until: float | None) -> Iterator[None]:
         return
 
     def end(*_: object) -> None:
-        raise TimeLimitError
+        raise _Alarm
 
     before = signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, max(until - time.time(), 0.001), 1.0)  # again, where a destructor ate it
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    except _Alarm:
+        raise TimeLimitError from None

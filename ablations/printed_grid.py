@@ -6,7 +6,7 @@ import itertools
 import math
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ablations import tuned, verdict
@@ -32,16 +32,18 @@ t intervals, each at 1 - 0.05/{rows}. ! marks a difference that they tell from n
 some seed has none."""
 
 
-def results(table: Table, lines: Sequence[Result], *, looks: int = 1) -> str:
+def results(table: Table, lines: Sequence[Result], *, looks: int = 1, short: Collection[str] = ()) -> str:
     """A grid of one recipe with one set of overrides.
 
     Args:
         lines: of results/<table>.parquet.
         looks: how often it was judged while seeds were added.
+        short: rows that the time limit has left without some of their seeds.
     """
     if table.tuned:
-        return tuned_table(table, lines)
-    differences = verdict.differences([row.name for row in table.rows], BASELINE, lines, looks=looks)
+        return tuned_table(table, lines, short)
+    whole = [row.name for row in table.rows if row.name not in short]
+    differences = verdict.differences(whole, BASELINE, lines, looks=looks)
     of = _by_row(lines)
     shown = _matrices(table, of, differences) or _list(table, of, differences)
     itself = f"The baseline: {_cell(of.get(BASELINE, []))}."
@@ -137,7 +139,7 @@ Each row was trained at {points} {what} and given the one with the best leave-on
 better one may lie beyond."""
 
 
-def tuned_table(table: Table, lines: Sequence[Result]) -> str:
+def tuned_table(table: Table, lines: Sequence[Result], short: Collection[str] = ()) -> str:
     """A table of `--tune`: each row at its own best, and the claims at the recipe's setting and at the rows' own."""
     of, choices = _by_row(lines), tuned.choices(table, lines)
     points = max(sum(row.of == choice.row for row in table.rows) for choice in choices)
@@ -161,7 +163,7 @@ def tuned_table(table: Table, lines: Sequence[Result]) -> str:
             f"Rows had unequal numbers of tries ({counts}), and more tries have better luck: at most {max(tries)}."
         )
     if table.claims:
-        parts += ["", claims(verdict.judge(table.claims, lines), tuned.judged(table, lines))]
+        parts += ["", claims(verdict.judge(table.claims, lines, short=short), tuned.judged(table, lines, short))]
     return "\n".join(parts)
 
 

@@ -185,7 +185,7 @@ def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[
         rows, every_row = {}, request.every_row(seeds)
         for table in request.tables:
             lines = _lines(every_row, table, store)
-            short = {trial.row.name for trial in trials if trial.table is table and trial.fingerprint in left}
+            short = _short(trials, table, left)
             for now in verdict.judge(table.claims, lines, looks=len(looks), short=short):
                 before = found.get((table.name, now.claim))
                 # A decided difference stays decided, or the error rate would not hold; outcomes are counted anew.
@@ -198,6 +198,11 @@ def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[
         if left or not rows:
             break
     return [(table, found[table.name, claim]) for table in request.tables for claim in table.claims], left
+
+
+def _short(trials: list[Trial], table: Table, left: set[str]) -> set[str]:
+    """The rows of a table that the time limit has left without some of their seeds."""
+    return {trial.row.name for trial in trials if trial.table.name == table.name and trial.fingerprint in left}
 
 
 def _lines(trials: list[Trial], table: Table, store: Store) -> list[dict[str, Any]]:
@@ -264,10 +269,8 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
         except data.DataError as error:
             raise UserError(str(error)) from None
     else:
-        mebibytes = _CHECKED_BYTES >> 20
-        say(
-            f"Data: more than {mebibytes} MiB, so not all are decoded before the first trial starts. --check does that."
-        )
+        most = f"{_CHECKED_BYTES >> 20} MiB"
+        say(f"Data: more than {most}, so not all are decoded before the first trial starts. --check does that.")
     try:
         launch = _launcher(request.args)
     except ModuleNotFoundError as error:
@@ -315,7 +318,8 @@ def _conclude(
 
     for table in request.tables:
         lines = _lines(trials, table, store)
-        say("\n" + (printed_grid.results(table, lines, looks=looks) if table.axes else printed.results(table, lines)))
+        grid = table.axes and printed_grid.results(table, lines, looks=looks, short=_short(trials, table, left))
+        say("\n" + (grid or printed.results(table, lines)))
     if verdicts and request.judges and not request.tables[0].tuned:
         say("\n" + printed.claims(verdicts, overrides=configs.canonical(request.overrides)))
     ended = planning.distinct(trials).keys() - left

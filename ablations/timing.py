@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ablations import estimate, launch_local, placement
+from ablations import estimate, launch_local
 from ablations import trial as trials
 from ablations.estimate import Speeds
 from ablations.table import Trial, UserError
@@ -43,12 +43,11 @@ def speeds(todo: Iterable[Trial], runtime: Runtime, known: Speeds) -> Speeds:
     Kinds that do not train on views, or do not fit into its memory, are left out. Raises UserError for what this
     machine cannot train, or for data that cannot be read.
     """
-    runtime = launch_local.placed(runtime)
     wanted: dict[estimate.Kind, Config] = {}
     for trial in todo:
         if METHODS[trial.config.method].views and (kind := estimate.kind(trial.config)) not in known:
             wanted.setdefault(kind, trial.config)
-    placement.check_precision(wanted.values(), runtime.device)
+    runtime = launch_local.placed(runtime, wanted.values())
     precision.strict()
     torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.benchmark = runtime.device == "cuda"

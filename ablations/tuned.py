@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,11 +146,16 @@ def _at_their_best(table: Table, choices: Sequence[Choice], lines: Sequence[Line
     return [{**line, "row": of[line["row"]]} for line in lines if line["row"] in of]
 
 
-def judged(table: Table, lines: Sequence[Line]) -> list[Verdict]:
-    """The table's claims with each row at its own best. A claim on a row that none was chosen for is undecided."""
+def judged(table: Table, lines: Sequence[Line], short: Collection[str] = ()) -> list[Verdict]:
+    """The table's claims with each row at its own best. A claim on a row that none was chosen for is undecided.
+
+    Args:
+        short: rows and points that the time limit has left without some of their seeds. Claims on them are undecided.
+    """
     chosen = {choice.row: choice for choice in choices(table, lines)}
+    lacking = {row.of for row in table.rows if row.of is not None and row.name in short}
     found = []
-    for each in judge(table.claims, _at_their_best(table, list(chosen.values()), lines)):
+    for each in judge(table.claims, _at_their_best(table, list(chosen.values()), lines), short=lacking):
         its = [chosen[row] for row in each.claim.rows]
         if unchosen := [choice for choice in its if choice.point is None]:
             why = "; ".join(f"{choice.row}: {choice.why}" for choice in unchosen)

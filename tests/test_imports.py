@@ -67,7 +67,7 @@ ARROWS = {
     "board": {"files", "terminal"},
     "printed": {"agreement", "board", "fidelity", "provenance", "table", "verdict"},
     "printed_plan": {"board", "estimate", "planning", "printed", "store", "table"},
-    "timing": {"estimate", "launch_local", "placement", "table", "terminal", "trial"},
+    "timing": {"estimate", "launch_local", "table", "terminal", "trial"},
     "printed_grid": {"grid", "printed", "table", "tuned", "verdict"},
     "estimate": {"catalogue", "columns", "provenance", "store", "table"},
     "submit": {"asked", "catalogue", "options", "table", "terminal"},

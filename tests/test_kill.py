@@ -71,7 +71,7 @@ def serve() -> None:
 
 def _command(arguments: list[str], results: str, aside: str, clock: int, die: list[Any] | None, fail: bool) -> int:
     """ablations/run.py with a checkpoint every `clock` steps, dying at the n-th moment of a name if `die` says so."""
-    from ablations import board, run
+    from ablations import board, rebuild, run
     from simsiam import checkpoint
 
     log = os.open(f"{aside}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -79,7 +79,7 @@ def _command(arguments: list[str], results: str, aside: str, clock: int, die: li
     os.dup2(log, 2)
     checkpoint.EVERY = clock
     # The clock writes nothing: a slow machine would leave more behind when it is killed.
-    run._REBUILD_SECONDS, board._SECONDS = math.inf, threading.TIMEOUT_MAX
+    rebuild._SECONDS, board._SECONDS = math.inf, threading.TIMEOUT_MAX
     _keep_final_checkpoints(aside)
     _pass_moments(results, _Moments(f"{aside}/journal", die), fail)
     return run.main([*arguments, "--results", results])

@@ -114,6 +114,24 @@ def test_processes_that_cannot_start_end_the_run(
     assert "No process for trials can start: the last of 3 ended with exit code 4" in capsys.readouterr().err
 
 
+def test_a_trial_that_is_given_up_starts_no_further_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[Any] = []
+    start = launch_jobs._Slot.start
+    monkeypatch.setattr(launch_jobs._Slot, "start", lambda slot: (started.append(slot), start(slot)))
+    monkeypatch.setattr(launch_jobs, "_work", faulty.dies)
+    assert run.main([*TABLE, "--rows", "with", "--jobs", "8", "--results", str(tmp_path)]) == 1
+    assert len(started) == 3
+    assert "1 trial at once on cpu" in capsys.readouterr().out
+
+
+def test_a_precision_that_is_not_to_be_had_here_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main([*TABLE, "--jobs", "2", "--set", "precision=tf32", "--results", str(tmp_path)]) == 2
+    assert "error: precision=tf32" in capsys.readouterr().err
+    assert not (tmp_path / "stop_gradient.parquet").exists()
+
+
 def test_what_is_wrong_with_the_data_fails_all_that_wait_however_many(tmp_path: Path) -> None:
     store, progress = mock.Mock(), mock.Mock()
     trials = run.requests.read(options.parser().parse_args([*TABLE, "--rows", "with"])).trials(range(1500))
@@ -182,7 +200,7 @@ def test_each_has_its_share_of_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path
     pipe = mock.Mock(recv=mock.Mock(side_effect=EOFError))
     for asked, share in ((1.0, 0.25), (0.2, 0.2)):
         with pytest.raises(EOFError):
-            launch_jobs._run_trials(pipe, Runtime(gpu_fraction=asked), Store.at(tmp_path), 4)
+            launch_jobs._run_trials(pipe, Runtime(gpu_fraction=asked), Store.at(tmp_path), 4, [])
         what, (device, got, _) = pipe.send.call_args.args[0]
         assert (what, device, got) == (launch_jobs._READY, "A GPU", share)
 

@@ -306,6 +306,20 @@ def test_a_gpu_that_has_failed_ends_the_run_and_the_same_command_goes_on(
     assert run.main([*TINY, "--results", str(tmp_path)]) == 0
 
 
+def test_a_gpu_whose_libraries_say_first_that_it_has_failed_ends_the_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dead() -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(trials, "run", mock.Mock(side_effect=RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")))
+    monkeypatch.setattr(torch.cuda, "empty_cache", dead)
+    assert run.main([*TINY, "--seeds", "2", "--results", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert "CUBLAS_STATUS_EXECUTION_FAILED. CUDA refuses all further work of this process" in message
+    assert list(pd.read_parquet(tmp_path / "stop_gradient.parquet").outcome) == ["failed"]
+
+
 def test_after_an_out_of_memory_the_next_trial_has_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # torch.AcceleratorError is CUDA's word for it where torch's own allocator was not asked.
     held: list[weakref.ref[Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
@@ -13,8 +14,8 @@ import pytest
 import tiny
 import torch
 
+from ablations import launch_local, run
 from ablations import request as requests
-from ablations import run
 from ablations import trial as trials
 from simsiam import checkpoint, monitor, pretrain
 from simsiam.checkpoint import Checkpointer, TimeLimitError
@@ -102,22 +103,62 @@ def test_an_evaluation_that_takes_longer_than_any_before_is_broken_off(
     assert run.main([*TINY, "--results", str(tmp_path)]) == 0
 
 
-def test_claims_that_lack_seeds_are_undecided_and_get_no_more_of_them(
+def test_pictures_that_take_longer_than_the_limit_are_broken_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(trials, "shared", lambda *_: time.sleep(600))
+    monkeypatch.setattr(requests, "_END_SECONDS", 0.0)
+    assert run.main([*TINY, "--results", str(tmp_path), "--time-limit", "0.05"]) == 75
+    assert "The time limit has come before 1 trainings" in capsys.readouterr().out
+
+
+def test_no_handler_of_exceptions_eats_the_end_of_the_time() -> None:
+    def work() -> None:
+        with launch_local.broken_off(time.time() + 0.1):
+            while True:
+                with contextlib.suppress(Exception):  # as where a torn checkpoint is none
+                    time.sleep(60)
+
+    with pytest.raises(TimeLimitError):
+        work()
+
+
+def limited_to(monkeypatch: pytest.MonkeyPatch, trainings: int) -> None:
+    """The time is over after so many."""
     real, ended = trials.run, []
 
     def limited(config: Any, *args: Any, **kwargs: Any) -> Any:
-        if len(ended) == 4:
+        if len(ended) == trainings:
             raise TimeLimitError
         ended.append(config)
         return real(config, *args, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(trials, "run", limited)
-        command = [part for part in TINY if part not in ("--rows", "with")]
-        command += ["--seeds-until-decided", "10", "--results", str(tmp_path)]
-        assert run.main([*command, "--time-limit", "60"]) == 75
+    monkeypatch.setattr(trials, "run", limited)
+
+
+def test_tuned_claims_that_lack_seeds_are_undecided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limited_to(monkeypatch, 11)  # the last of "without" at its own is left
+    command = [part for part in TINY if part not in ("--rows", "with")]
+    command += ["--tune", "momentum=0.8,0.95", "--seeds", "2", "--results", str(tmp_path)]
+    assert run.main([*command, "--time-limit", "60"]) == 75
+    out = capsys.readouterr().out
+    claims = [line.split("|") for line in out.splitlines() if line.startswith("| Sec. 4.1")]
+    about = [cells for cells in claims if "without" in cells[2]]
+    assert len(about) == 2
+    for cells in about:
+        assert cells[4].strip() == "undecided"
+        assert "short of seeds: the time limit has come first" in cells[6]
+
+
+def test_claims_that_lack_seeds_are_undecided_and_get_no_more_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limited_to(monkeypatch, 4)
+    command = [part for part in TINY if part not in ("--rows", "with")]
+    command += ["--seeds-until-decided", "10", "--results", str(tmp_path)]
+    assert run.main([*command, "--time-limit", "60"]) == 75
     out = capsys.readouterr().out
     assert out.count("Now: ") == 1
     claims = [line for line in out.splitlines() if line.startswith("| Sec. 4.1")]

@@ -61,6 +61,25 @@ def test_ties_ends_and_what_is_missing(points: list[Any], value: float | None, e
         assert found.why == f"{why} at each of 2 values of base_lr"
 
 
+@pytest.mark.parametrize(("short", "own"), [("one", "reproduced"), ("one base_lr=0.1", "undecided")])
+def test_a_claim_on_a_row_that_the_time_limit_has_left_short_is_undecided(short: str, own: str) -> None:
+    table = a_table(Claim(COLLAPSES, ("one",), section="Sec. 0"))
+    assert {"one", "one base_lr=0.1"} <= {row.name for row in table.rows}
+    lines = [
+        {
+            "row": row.name,
+            "seed": seed,
+            "outcome": "collapsed",
+            "knn_train_top1": 10.0,
+            "fingerprint": f"{row.name}{seed}",
+        }
+        for row in table.rows
+        for seed in (0, 1)
+        if (row.name, seed) != (short, 1)
+    ]
+    assert [each.verdict for each in tuned.judged(table, lines, {short})] == [own]
+
+
 def test_an_end_is_one_of_numbers_alone() -> None:
     points = [({"method": name, "dim": dim}, lines) for (_, lines), name, dim in (
         (at(0, 80.0, 80.0), "byol", 32), (at(0, 70.0, 70.0), "simclr", 64), (at(0, 60.0, 60.0), "byol", 16),
