@@ -1,7 +1,7 @@
 """The time budget of a trial on a GPU, line by line: python -m benchmarks.gpu OUT SECONDS
 
 App. D's ResNet-18 on 32 px, batch 512, two views, on random pictures, unless a line says otherwise. Writes OUT/gpu.json
-after each section, prints a table at the end, and begins no section that the SECONDS are over for.
+and prints the figures after each section, and begins no section that the SECONDS are over for.
 """
 
 from __future__ import annotations
@@ -247,6 +247,7 @@ def main() -> None:
         "cudnn": torch.backends.cudnn.version(),
         "date": time.strftime("%Y-%m-%d"),
     }
+    _print(figures)
     sections: dict[str, Callable[[], dict[str, float]]] = {
         "ceilings": ceilings,
         "draws": draws,
@@ -269,14 +270,19 @@ def main() -> None:
             continue
         started = time.monotonic()
         try:
-            figures |= section()
+            found: dict[str, Any] = section()
         except Exception as error:  # the other sections are worth as much without it
-            figures[f"{name} failed"] = f"{type(error).__name__}: {error}"[:2000]
+            found = {f"{name} failed": f"{type(error).__name__}: {error}"[:2000]}
         torch.cuda.empty_cache()
         print(f"{name}: {time.monotonic() - started:.1f} s", flush=True)
+        _print(found)
+        figures |= found
         (out / "gpu.json").write_text(json.dumps(figures, indent=1))
+
+
+def _print(figures: dict[str, Any]) -> None:
     for name, value in figures.items():
-        print(f"{name:60} {value:12.2f}" if isinstance(value, float) else f"{name:60} {value}")
+        print(f"  {name:58} {value:12.2f}" if isinstance(value, float) else f"  {name:58} {value}", flush=True)
 
 
 if __name__ == "__main__":
