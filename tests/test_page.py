@@ -302,6 +302,19 @@ def test_curves_are_thinned_to_what_a_chart_can_show(tmp_path: Path) -> None:
     assert (epochs[0], epochs[-1]) == (1, 800)
 
 
+def test_the_panels_of_fig_2_have_the_same_epochs_where_not_all_are_evaluated(tmp_path: Path) -> None:
+    store = Store.at(tmp_path)
+    (trial,) = plan(rows=["with"])
+    curve = [{"epoch": i, "loss": -0.5, "z_std": 1.0 if i % 5 == 0 else None} for i in range(1, 21)]
+    store.write(a_result(trial.config), curve)
+    store.rebuild([trial])
+    ((shown_table,),) = (stage.tables for stage in evidence.read(store).stages)
+    panels = charts.curves(shown_table).to_dict()["hconcat"]
+    assert len(panels) == 2
+    domains = [layer["encoding"]["x"]["scale"]["domain"] for panel in panels for layer in panel["layer"]]
+    assert domains == [[1, 20]] * 4
+
+
 def test_two_lengths_of_a_table_show_their_fidelity() -> None:
     root = ROOT / "results" / "published" / "digits"
     found = dict(evidence.fidelities(evidence.read(Store.at(root)).stages))

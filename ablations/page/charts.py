@@ -169,19 +169,18 @@ def _difference_chart(lines: list[Result], title: str) -> Any:
 
 def curves(shown: Shown) -> Any:
     """Fig. 2 of any table: kNN, loss and std against epochs; a line a row, the mean of its seeds in the band of all."""
-    panels = [panel for name, title in CURVES.items() if (panel := _panel(shown, name, title))]
+    points = {name: list(_thinned(shown, name)) for name in CURVES}
+    epochs = [point["epoch"] for each in points.values() for point in each]  # not all have each epoch: eval_every
+    panels = [_panel(shown, name, points[name], (min(epochs), max(epochs))) for name in CURVES if points[name]]
     return alt.hconcat(*panels) if panels else None
 
 
-def _panel(shown: Shown, name: str, title: str) -> Any:
-    color, dash = _rows(shown)
-    lines = list(_thinned(shown, name))
-    if not lines:
-        return None
+def _panel(shown: Shown, name: str, lines: Sequence[Result], epochs: tuple[int, int]) -> Any:
+    (color, dash), title = _rows(shown), CURVES[name]
     fields = ("row", "epoch", "mean", "low", "high")
     text = "\n".join(",".join(fields_of) for fields_of in [fields, *(_cells(line, fields) for line in lines)])
     data = alt.InlineData(values=text, format=alt.CsvDataFormat(type="csv"))
-    x = alt.X("epoch:Q", title="epoch").scale(nice=False)
+    x = alt.X("epoch:Q", title="epoch").scale(nice=False, domain=epochs)
     y = alt.Y("mean:Q", title=title).scale(zero=name == "z_std")
     base = alt.Chart(data)
     return alt.layer(
