@@ -94,7 +94,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ablations import files, printed_plan
+    from ablations import files, printed_plan, rerun
     from ablations.store import Store
 
     store = Store.at(files.results_place(args.results))
@@ -106,7 +106,7 @@ def _run(args: argparse.Namespace) -> int:
         store.folder.check_readable()
         trials = request.trials(looks[-1])
         _check_tables(request, trials, store)
-        todo = _todo(trials, store, args.rerun)
+        todo = rerun.todo(trials, store, args.rerun)
         named = {"named": None} if args.fingerprints else {}
         long, counts = _how_long(request, todo, store), [len(seeds) for seeds in looks]
         say(printed_plan.plan(trials, todo, store, where=request.where, long=long, looks=counts, **named))
@@ -173,13 +173,13 @@ def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[
 
     Returns the verdicts, and the fingerprints that the time limit has left.
     """
-    from ablations import grid, printed_plan, verdict
+    from ablations import grid, printed_plan, rerun, verdict
 
     rows: dict[str, list[str]] | None = None
     found: dict[tuple[str, Claim], Verdict] = {}
     for seeds in looks:
         trials = request.trials(seeds, rows)
-        todo = _todo(trials, store, request.args.rerun)
+        todo = rerun.todo(trials, store, request.args.rerun)
         say(printed_plan.plan(trials, todo, store, where=request.where, long=_how_long(request, todo, store)))
         left = _train_missing(request, trials, todo, store)
         rows, every_row = {}, request.every_row(seeds)
@@ -213,46 +213,30 @@ def _lines(trials: list[Trial], table: Table, store: Store) -> list[dict[str, An
     ]
 
 
-def _todo(trials: list[Trial], store: Store, rerun: str | None) -> dict[str, Trial]:
-    """Fingerprint -> trial, of those to train: what is missing or failed, and what --rerun names."""
-    distinct = planning.distinct(trials)
-    wanted = ("failed",) if rerun == "failed" else ("failed", "to run", "half done", rerun)
-    states = store.states(distinct)
-    unkept = store.unkept(states) if rerun == "unkept" else set()
-    return {name: distinct[name] for name, state in states.items() if state in wanted or name in unkept}
-
-
 def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial], store: Store) -> set[str]:
     """Train, and keep the table files up to date -> the fingerprints that the time limit has left.
 
     Raises UserError for pictures, or table files, that are broken.
     """
+    from ablations import rerun
     from ablations.rebuild import Rebuild
 
     rebuild = Rebuild(store, trials)
-    done = [name for name, state in store.states(planning.distinct(trials)).items() if state == "done"]
+    done = {name for name, state in store.states(planning.distinct(trials)).items() if state == "done"}
     store.tidy(done)
-    _supersede(request, done, todo, store)
     rebuild.at_once()
-    if not todo or request.runtime.over:
-        return set(todo)
-    try:
-        return {trial.fingerprint for trial in _launch(request, list(todo.values()), store, rebuild)}
-    finally:
-        rebuild.at_once()
-
-
-def _supersede(request: Request, done: list[str], todo: dict[str, Trial], store: Store) -> None:
-    """Put away what is done and is to be trained again for its checkpoint; or say that there is none."""
-    for result in map(store.trial, todo.keys() & set(done)):
-        if result:
-            store.supersede(result)
-    unkept = store.unkept(set(done) - todo.keys()) if request.runtime.keep_checkpoint else set()
-    if unkept:
+    if request.runtime.keep_checkpoint and (unkept := store.unkept(done - todo.keys())):
         say(
             f"No checkpoint is kept of {len(unkept)} trials that are done: {', '.join(sorted(unkept)[:_NAMED])}"
             f"{', ...' if len(unkept) > _NAMED else ''}. --rerun unkept trains them again."
         )
+    if not todo or request.runtime.over:
+        return set(todo)
+    try:
+        with rerun.set_aside(store, todo.keys() & done):
+            return {trial.fingerprint for trial in _launch(request, list(todo.values()), store, rebuild)}
+    finally:
+        rebuild.at_once()
 
 
 def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> list[Trial]:

@@ -140,24 +140,16 @@ class Store:
         return Checkpoint(self.folder, f"checkpoints/{fingerprint}-{provenance.sources(method)}.pt")
 
     def kept(self, fingerprint: str) -> bytes | None:
-        """The last checkpoint of a finished trial, if it was kept; of several sources', that of its result."""
-        names = self._kept().get(fingerprint, [])
-        result = self.trial(fingerprint) if len(names) > 1 else None
-        return (
-            self.folder.read(next((n for n in names if result and result["sources"] in n), names[-1]))
-            if names
-            else None
-        )
+        """The last checkpoint of a finished trial, if it was kept: that of its result, not of other sources'."""
+        result = self.trial(fingerprint)
+        return self.folder.read(_kept(fingerprint, result)) if result else None
 
     def unkept(self, fingerprints: Iterable[str]) -> set[str]:
-        """Of these trials, those that no checkpoint is kept of."""
-        return set(fingerprints) - self._kept().keys()
-
-    def _kept(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for name in self.folder.names("kept"):
-            found.setdefault(name.partition("-")[0], []).append(f"kept/{name}")
-        return found
+        """Of these trials, those that no checkpoint of their result is kept of."""
+        wanted, there = set(fingerprints), {f"kept/{name}" for name in self.folder.names("kept")}
+        some = wanted & {Path(name).name.partition("-")[0] for name in there}
+        results = _each(self.trial, some)
+        return wanted - {name for name, result in results.items() if result and _kept(name, result) in there}
 
     def encoder(self, digest: str | None) -> bytes | None:
         """The file of an encoder that trials start from; None for none, and where it is not there."""
@@ -168,7 +160,7 @@ class Store:
             self.folder.write(_encoder(digest), content)
 
     def write(self, result: Result, curve: list[Result], *, keep_checkpoint: bool = False) -> None:
-        """Keep a finished trial: its curve and its `pictures` first, then the file that says it is done.
+        """Keep a finished trial: its curve, its `pictures` and its checkpoint, then the file that says it is done.
 
         A result of other sources that was there goes to superseded/.
         """
@@ -179,19 +171,21 @@ class Store:
         self.folder.write(_curve(fingerprint), encoded(CURVE, curve))
         if pictures := result.get("pictures"):
             self.folder.write(_pictures(fingerprint), encoded(PICTURES, pictures))
+        checkpoint = self.checkpoint(fingerprint, result["method"])
+        if keep_checkpoint and (content := checkpoint.read()):
+            self.folder.write(_kept(fingerprint, result), content)
         self.folder.write(_trial(fingerprint), encoded(TRIAL, [result]))
-        if keep_checkpoint:
-            self.folder.move(
-                self.checkpoint(fingerprint, result["method"]).name, f"kept/{fingerprint}-{result['sources']}.pt"
-            )
         self.tidy([fingerprint])
 
     def supersede(self, result: Result) -> None:
-        """Put a finished trial's files to superseded/, so that it is to run again."""
-        fingerprint = result["fingerprint"]
-        for kind in ("curves", "pictures", "trials"):
-            old = f"superseded/{kind}/{fingerprint}-{result['sources']}.parquet"
-            self.folder.move(f"{kind}/{fingerprint}.parquet", old)
+        """Put a finished trial's files to superseded/, so that it is to run again. From then on it is not done."""
+        for name, old in reversed(_superseded(result)):
+            self.folder.move(name, old)
+
+    def restore(self, result: Result) -> None:
+        """Put back what was superseded. Then it is done."""
+        for name, old in _superseded(result):
+            self.folder.move(old, name)
 
     def tidy(self, done: Collection[str]) -> None:
         """Remove the old failures and the checkpoints of trials that are done; a kill may have left some, or parts."""
@@ -321,6 +315,16 @@ def _curve(fingerprint: str) -> str:
 
 def _pictures(fingerprint: str) -> str:
     return f"pictures/{fingerprint}.parquet"
+
+
+def _kept(fingerprint: str, result: Result) -> str:
+    return f"kept/{fingerprint}-{result['sources']}.pt"
+
+
+def _superseded(result: Result) -> list[tuple[str, str]]:
+    """Where a finished trial's files are, and where they go; that which says it is done is the last."""
+    name, kinds = result["fingerprint"], ("curves", "pictures", "trials")
+    return [(f"{kind}/{name}.parquet", f"superseded/{kind}/{name}-{result['sources']}.parquet") for kind in kinds]
 
 
 def _encoder(digest: str) -> str:

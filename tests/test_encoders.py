@@ -307,12 +307,6 @@ def test_a_trial_without_a_kept_checkpoint_is_named_and_trained_again_on_request
     assert "Now: nothing to train." in capsys.readouterr().out
 
 
-def test_rerun_unkept_without_keeping_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--table", "stop_gradient", "--rerun", "unkept", "--results", str(tmp_path)]
-    assert run.main(command) == 2
-    assert "--rerun unkept is for --keep-checkpoints" in capsys.readouterr().err
-
-
 # Tables with them.
 
 

@@ -17,7 +17,7 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 # What each room of ablations/ may import of ablations/; a room not named here may import nothing of it.
 ARROWS = {
     "run": {
-        *("options", "request", "table", "store", "rebuild", "board", "progress", "printed", "report"),
+        *("options", "request", "table", "store", "rebuild", "rerun", "board", "progress", "printed", "report"),
         *("estimate", "machines", "printed_plan", "provenance", "timing"),
         *("catalogue", "planning", "grid", "printed_grid", "listing", "tracking"),
         *("files", "verdict"),
@@ -86,6 +86,7 @@ ARROWS = {
     "published": {"columns", "lines", "provenance", "store", "table"},
     "verdict": {"table"},
     "rebuild": {"store", "table"},
+    "rerun": {"planning", "store", "table"},
     "store": {"columns", "definition", "files", "lines", "table", "provenance"},
     "encoders": {"store", "table"},
     "lines": {"columns", "provenance", "references", "table"},

@@ -1,0 +1,109 @@
+"""--rerun, and what is kept of a finished trial while it runs again: no failure and no kill loses a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+import pytest
+import tiny
+from test_store import a_result, finish, plan
+
+from ablations import provenance, run
+from ablations import trial as trials
+from ablations.files import Folder
+from ablations.store import Store
+from ablations.table import UserError
+
+TINY = ["--table", "stop_gradient", "--rows", "with", "--launcher", "local", *tiny.OVERRIDES]
+AGAIN = ["--keep-checkpoints", "--rerun", "unkept"]
+
+
+def test_rerun_unkept_without_keeping_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--table", "stop_gradient", "--rerun", "unkept", "--results", str(tmp_path)]
+    assert run.main(command) == 2
+    assert "--rerun unkept is for --keep-checkpoints" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error", "code"),
+    [
+        (run, "_launcher", UserError("no place for a trial"), 2),
+        (trials, "run", RuntimeError("out of luck"), 1),
+        (trials, "run", KeyboardInterrupt(), 130),
+    ],
+)
+def test_a_result_whose_trial_does_not_come_to_run_again_is_still_there(
+    owner: Any, name: str, error: BaseException, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run.main([*TINY, "--results", str(tmp_path)]) == 0
+    before = pd.read_parquet(tmp_path / "stop_gradient.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, mock.Mock(side_effect=error))
+        assert run.main([*TINY, *AGAIN, "--results", str(tmp_path)]) == code
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "stop_gradient.parquet"), before)
+    store, (fingerprint,) = Store.at(tmp_path), before.fingerprint
+    assert store.state(fingerprint) == "done"
+    assert store.curve(fingerprint)
+
+
+def test_a_checkpoint_that_is_kept_is_that_of_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, (trial, _) = Store.at(tmp_path), plan()
+    store.checkpoint(trial.fingerprint, "simsiam").write(b"old weights")
+    finish_and_keep(store, trial)
+    assert store.kept(trial.fingerprint) == b"old weights"
+    assert store.unkept([trial.fingerprint]) == set()
+    monkeypatch.setattr(provenance, "sources", lambda *_: "5" * 16)
+    finish(store, [trial])
+    assert store.kept(trial.fingerprint) is None
+    assert store.unkept([trial.fingerprint]) == {trial.fingerprint}
+
+
+def test_a_disk_that_does_not_take_the_checkpoint_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, (trial, _) = Store.at(tmp_path), plan()
+    store.checkpoint(trial.fingerprint, "simsiam").write(b"weights")
+    write = Folder.write
+
+    def full(folder: Folder, name: str, content: bytes) -> None:
+        if name.startswith("kept/"):
+            raise OSError(28, "No space left on device")
+        write(folder, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            finish_and_keep(store, trial)
+    assert store.state(trial.fingerprint) == "half done"
+    finish_and_keep(store, trial)
+    assert store.kept(trial.fingerprint) == b"weights"
+
+
+def test_a_kill_while_a_result_is_put_aside_leaves_none_without_its_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, (trial, _) = Store.at(tmp_path), plan()
+    finish(store, [trial])
+    result = store.trial(trial.fingerprint)
+    assert result
+    move, moved = Folder.move, []
+
+    def killed(folder: Folder, name: str, to: str) -> None:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(name)
+        move(folder, name, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "move", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.supersede(result)
+    assert store.state(trial.fingerprint) == "to run"
+    store.restore(result)
+    assert store.state(trial.fingerprint) == "done"
+    assert store.curve(trial.fingerprint)
+
+
+def finish_and_keep(store: Store, trial: Any) -> None:
+    store.write(a_result(trial.config), [{"epoch": 1, "loss": -0.5}], keep_checkpoint=True)
