@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ablations.table import UserError
 from simsiam import data
 from simsiam.config import Config, Runtime
 from simsiam.data import TEST, TRAIN, Pictures, Source
@@ -57,7 +58,7 @@ def _classes(splits: dict[str, Pictures]) -> list[str]:
 def sheet(source: Source, config: Config, path: Path) -> None:
     """Draw twelve training pictures, each with the two views of it that the first epoch trains on, into a PNG.
 
-    Raises DataError, and OSError for a file that cannot be written.
+    Raises DataError, and UserError for a file that cannot be written.
     """
     from PIL import Image
 
@@ -78,7 +79,10 @@ def sheet(source: Source, config: Config, path: Path) -> None:
         for v, view in enumerate(two):
             small = Image.fromarray(view).resize((_CELL - 4, _CELL - 4), Image.Resampling.NEAREST)
             made.paste(small, (left + (v + 1) * _CELL, top))
-    made.save(path, "PNG")
+    try:
+        made.save(path, "PNG")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
 
 
 def _original(pictures: Pictures, i: int) -> Any:

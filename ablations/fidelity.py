@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.verdict import METRIC
+from ablations.verdict import METRIC, number
 
 _DRAWS = 2000  # of the bootstrap, and of the halves
 _LAST = -1.0  # per cent: below what any row can have
@@ -79,9 +79,11 @@ def tau(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _by_row(lines: Iterable[Line]) -> dict[str, dict[int, Line]]:
+    """Those that can be ranked: a detector has no kNN."""
     found: dict[str, dict[int, Line]] = {}
     for line in lines:
-        if line["outcome"] not in ("failed", "infeasible"):
+        known = line["outcome"] not in ("failed", "infeasible")
+        if known and (line["outcome"] != "finished" or number(line[METRIC])):
             found.setdefault(line["row"], {})[line["seed"]] = line
     return found
 

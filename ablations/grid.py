@@ -40,7 +40,7 @@ def _axis(text: str, option: str) -> tuple[str, tuple[Any, ...]]:
     except ValueError as error:
         raise UserError(f"{option} {text}: {error}") from None
     if twice := [value for i, value in enumerate(found) if value in found[:i]]:
-        raise UserError(f"{option} {text}: {_text(twice[0])} is there twice. Leave one out.")
+        raise UserError(f"{option} {text}: {value(twice[0])} is there twice. Leave one out.")
     if len(found) < 2:
         raise UserError(f"{option} {text} is one value. Give several, or use --set {text}.")
     return name, found
@@ -98,8 +98,9 @@ def at(point: Fields) -> str:
     return re.sub(r"=null(?= |$)", "=none", configs.canonical(point))
 
 
-def _text(value: Any) -> str:
-    return at({"": value}).removeprefix("=")
+def value(of: Any) -> str:
+    """The value of a field as text."""
+    return at({"": of}).removeprefix("=")
 
 
 def _varied(rows: Iterable[Row], its: Axes) -> list[Row]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ablations import provenance, references
 from ablations.columns import Result
-from ablations.table import Trial
+from ablations.table import TORCHVISION, Trial
 from simsiam import config as configs
 from simsiam.config import Config
 from simsiam.text import printable
@@ -51,6 +52,21 @@ def membership(trial: Trial) -> Result:
         "reference_of": reference and reference.of,
         "reference_source": reference and reference.source,
     }
+
+
+def origins(lines: Iterable[Mapping[Any, Any]]) -> list[str]:
+    """Where the encoders are from that commands have given for these lines' rows. Lines of several are not comparable.
+
+    A row that starts from torchvision's weights does so in any command.
+    """
+    found = {line.get("encoder_from") for line in lines}
+    return sorted(each for each in found if isinstance(each, str) and not each.startswith(f"{TORCHVISION} "))
+
+
+def of_encoder(lines: Sequence[Result], origin: str | None) -> list[Result]:
+    """These lines without those whose rows start with another encoder than this; with None all."""
+    others = set(origins(lines)) - {origin} if origin else set()
+    return [line for line in lines if line.get("encoder_from") not in others]
 
 
 def key(line: Result) -> tuple[Any, ...]:

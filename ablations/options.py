@@ -66,6 +66,7 @@ def _hints(message: str) -> Iterator[str]:
 def parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="ablations/run.py",
+        allow_abbrev=False,  # --gpus would be --gpus-per-trial, which is something else
         description="Train the rows of the paper's tables.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

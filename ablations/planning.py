@@ -1,6 +1,6 @@
 """The plan: which trials a table asks for, and which of them are one training.
 
-Imports the standard library and simsiam.config alone, so that listing costs nothing.
+Imports nothing that is heavy, so that listing costs nothing.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ablations import tuned, verdict
-from ablations.grid import BASELINE, at
+from ablations.grid import BASELINE, at, value
 from ablations.printed import aligned, outcomes, which
 from ablations.table import Row, Table
 from ablations.tuned import NOT_RUN
@@ -93,8 +93,8 @@ def _matrices(table: Table, of: Mapping[str, Sequence[Result]], differences: Map
     tops = tuple(top for top in tops if any((left, top) in names for left in lefts))
 
     def matrix(text: Any) -> str:
-        cells = [(corner, *(_value(top) for top in tops))]
-        cells += [(_value(left), *(text(names.get((left, top), "")) for top in tops)) for left in lefts]
+        cells = [(corner, *(value(top) for top in tops))]
+        cells += [(value(left), *(text(names.get((left, top), "")) for top in tops)) for left in lefts]
         return aligned(cells)
 
     parts = ["kNN top-1:", matrix(lambda name: _cell(of.get(name, [])))]
@@ -103,10 +103,6 @@ def _matrices(table: Table, of: Mapping[str, Sequence[Result]], differences: Map
     text = "\n\n".join(parts)
     fits = max(map(len, text.splitlines())) <= shutil.get_terminal_size().columns
     return text if fits and len(lefts) <= _MOST_ROWS else None
-
-
-def _value(value: Any) -> str:
-    return at({"": value}).removeprefix("=")
 
 
 def _list(table: Table, of: Mapping[str, Sequence[Result]], differences: Mapping[str, Difference]) -> str:

@@ -1,4 +1,4 @@
-"""What runs again: trials that are missing or failed, and those that --rerun names; and where their results are then."""
+"""What runs again: trials that are missing or failed, and those that --rerun names; and where a result is then."""
 
 from __future__ import annotations
 

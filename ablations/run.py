@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _CHECKED_BYTES = 512 << 20  # encoded pictures up to this size are all decoded once before anything starts
 _NAMED = 5  # fingerprints in a message
-_TIME_LIMIT = 75  # the exit code that sysexits.h has for "try again later"
+# Exit codes: what sysexits.h has for "try again later", and what shells have for Ctrl-C.
+TIME_LIMIT, INTERRUPTED = 75, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         say("\nInterrupted. Finished trials are kept; the same command goes on from here.")
-        return 130
+        return INTERRUPTED
 
 
 def _hang_up(*_: object) -> None:
@@ -88,8 +89,6 @@ def _check(args: argparse.Namespace) -> int:
             say(f"Twelve pictures, each with two views: {args.check}")
     except DataError as error:
         raise UserError(str(error)) from None
-    except OSError as error:
-        raise UserError(f"{args.check} cannot be written: {error.strerror or error}.") from None
     return 0
 
 
@@ -313,7 +312,7 @@ def _conclude(
     say("\n" + "\n".join(f"Results: {store.folder}/{table.name}.parquet" for table in request.tables))
     if left:
         say(f"The time limit has come before {len(left)} trainings. The same command goes on from here.")
-        return _TIME_LIMIT
+        return TIME_LIMIT
     _write_page(store)
     return 1 if failures else 0
 

@@ -301,8 +301,8 @@ class Store:
         try:
             return read(content)
         except _DAMAGED as error:
-            path = f"{self.folder}/{name}"
-            raise UserError(f"{path} is damaged ({error}). Remove it; what it held is made again.") from None
+            again = "what it held is made again" if "/" in name else "the commands of its lines make them again"
+            raise UserError(f"{self.folder}/{name} is damaged ({error}). Remove it; {again}.") from None
 
 
 def _trial(fingerprint: str) -> str:

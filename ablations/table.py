@@ -1,6 +1,6 @@
 """Row, Claim, Table, Trial: what a table of the paper is, and one training of it.
 
-Imports the standard library and simsiam.config alone, so that listing costs nothing.
+Imports nothing that is heavy, so that listing costs nothing.
 """
 
 from __future__ import annotations

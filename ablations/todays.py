@@ -27,11 +27,14 @@ def mask(table: str, lines: Lines, definitions: Definitions) -> list[bool]:
         definitions: those that the lines' file carries.
     """
     planned: dict[tuple[Any, ...], dict[tuple[str, int], str]] = {}
+    tuned = False
     for kind in {_kind(line) for line in lines}:
         recipe, overrides, data, _ = kind
         try:
+            its = catalogue.carried(table, recipe, overrides, definitions)
+            tuned |= its.tuned
             trials = planning.plan(
-                catalogue.carried(table, recipe, overrides, definitions),
+                its,
                 recipe=recipe,
                 data=data,
                 train_images=_ENOUGH,
@@ -44,11 +47,10 @@ def mask(table: str, lines: Lines, definitions: Definitions) -> list[bool]:
         planned[kind] = {(each.row.name, each.config.seed): each.fingerprint for each in trials}
     today = [planned[_kind(line)].get((line["row"], line["seed"])) == line["fingerprint"] for line in lines]
     if others := today.count(False):
-        warnings.warn(
-            f"{others} line{'s' * (others > 1)} of {table} left out: another version of the recipe, the table or the "
-            "row made them. Run its command again.",
-            stacklevel=3,
-        )
+        made = "another version of the recipe, the table or the row made them"
+        made += ", or a --tune with other values. Run the last again with all values" * tuned
+        made += "" if tuned else ". Run its command again"
+        warnings.warn(f"{others} line{'s' * (others > 1)} of {table} left out: {made}.", stacklevel=3)
     return today
 
 

@@ -233,7 +233,8 @@ def profile(out: Path) -> dict[str, float]:
     return {}
 
 
-def main() -> None:
+def main() -> int:
+    """Returns 1 if a section failed, or its time was over."""
     out, seconds = Path(sys.argv[1]), float(sys.argv[2])
     only = sys.argv[3:]
     begun = time.monotonic()
@@ -262,22 +263,26 @@ def main() -> None:
         "resnet50": lambda: resnet50(GRAPH),
         "compiled": lambda: steps(COMPILED),
     }
+    code = 0
     for name, section in sections.items():
         if only and name not in only:
             continue
         if time.monotonic() - begun > seconds:
             print(f"{name}: the time is over", flush=True)
+            code = 1
             continue
         started = time.monotonic()
         try:
             found: dict[str, Any] = section()
         except Exception as error:  # the other sections are worth as much without it
             found = {f"{name} failed": f"{type(error).__name__}: {error}"[:2000]}
+            code = 1
         torch.cuda.empty_cache()
         print(f"{name}: {time.monotonic() - started:.1f} s", flush=True)
         _print(found)
         figures |= found
         (out / "gpu.json").write_text(json.dumps(figures, indent=1))
+    return code
 
 
 def _print(figures: dict[str, Any]) -> None:
@@ -286,4 +291,4 @@ def _print(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -36,6 +36,7 @@ from ablations import (
     verdict,
 )
 from ablations.columns import Result
+from ablations.estimate import PUBLISHED
 from ablations.store import Store
 from ablations.table import Claim, Trial, UserError
 from ablations.terminal import say
@@ -43,8 +44,6 @@ from ablations.verdict import Verdict
 from simsiam.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT / "results" / "published"
-_TIME_LIMIT, _INTERRUPTED = 75, 130  # run.py's exit codes
 _SHORTEST = 0.5  # minutes: a run that is begun with less comes to nothing
 
 
@@ -124,9 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for i, part in enumerate(parts := PARTS[args.what]):
             left = None if until is None else (until - time.monotonic()) / 60
             if left is not None and left < _SHORTEST:
-                return _TIME_LIMIT
+                return run.TIME_LIMIT
             code = run.main([*part.command(args), *([] if left is None else ["--time-limit", f"{left:.2f}"])])
-            _publish(args, store, into, parts[: i + (code != _INTERRUPTED)])
+            _publish(args, store, into, parts[: i + (code != run.INTERRUPTED)])
             if code > 1:
                 return code
             worst = max(worst, code)

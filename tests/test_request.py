@@ -152,3 +152,21 @@ def test_a_job_does_not_put_its_results_into_the_copy_that_ray_deletes(
 )
 def test_a_plan_says_what_a_trial_asks_for(asked: list[str], where: str) -> None:
     assert request.read(options.parser().parse_args(["--table", "stop_gradient", *asked])).where == where
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (["--lr", "0.1"], "base_lr is a field: --set base_lr=VALUE"),
+        (["--dataset=x"], "For --dataset=x there is --data."),
+        (["--gpus", "2"], "For --gpus there is --workers N, one GPU each."),
+        (["--gpus=1"], "For --gpus=1 there is --workers N, one GPU each."),
+    ],
+)
+def test_words_of_other_tools_are_none_of_ours_and_lead_to_them(
+    typed: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--table", "stop_gradient", *typed])
+    assert ended.value.code == 2
+    assert hint in capsys.readouterr().err

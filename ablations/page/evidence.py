@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ablations import catalogue, fidelity, provenance, todays, tuned, verdict
+from ablations import lines as lines_of
 from ablations.columns import COLUMNS, Result
 from ablations.definition import Definitions
 from ablations.fidelity import Fidelity
@@ -20,6 +21,8 @@ from ablations.verdict import Interval, Verdict, interval, number, resolution
 from simsiam import config as configs
 
 MOST_DRAWN = 40  # rows of a table
+
+_Key = tuple[str, str, str, str]  # recipe, overrides, data, and the encoder where a table has rows from several
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Stage:
     """Tables of one recipe, with one set of overrides, on one data set: what may be compared.
 
     Args:
-        apart: the data again, where another stage differs in nothing else; else "".
+        apart: what else tells it from another stage, of other data or from another encoder; else "".
     """
 
     recipe: str
@@ -102,7 +105,7 @@ class Evidence:
 def read(store: Store) -> Evidence:
     """The stages of a results folder, that with the most results first. What cannot be read becomes a note."""
     notes: list[str] = []
-    found: dict[tuple[str, str, str], list[Shown]] = {}
+    found: dict[_Key, list[Shown]] = {}
     known = catalogue.there(store)
     for name in known:
         try:
@@ -111,13 +114,17 @@ def read(store: Store) -> Evidence:
         except UserError as error:
             notes.append(str(error))
             continue
-        for key in dict.fromkeys(_stage(line) for line in lines):
-            if shown := _shown(name, [line for line in lines if _stage(line) == key], definitions, store):
+        for key, its in _by_stage(lines).items():
+            if shown := _shown(name, its, definitions, store):
                 found.setdefault(key, []).append(shown)
     unknown = sorted(file for file in store.table_files() if file.removesuffix(".parquet") not in known)
     notes += [f"{file} is of no table that this version knows." for file in unknown]
-    named = Counter((recipe, overrides) for recipe, overrides, _ in found)
-    stages = [Stage(*key, shown, apart=key[-1] if named[key[:2]] > 1 else "") for key, shown in found.items()]
+    data = {key[:3] for key in found}
+    named = Counter((recipe, overrides) for recipe, overrides, _ in data)
+    stages = []
+    for (recipe, overrides, of, origin), tables in found.items():
+        apart = [of] * (named[recipe, overrides] > 1) + [origin] * bool(origin)
+        stages.append(Stage(recipe, overrides, of, tables, apart=", ".join(apart)))
     stages.sort(key=lambda stage: -sum(len(shown.lines) for shown in stage.tables))
     return Evidence(str(store.folder), stages, notes)
 
@@ -128,15 +135,23 @@ def fidelities(stages: Sequence[Stage]) -> Iterator[tuple[str, Fidelity]]:
     for stage in stages:
         epochs, besides = todays.length(stage.recipe, stage.overrides)
         for shown in stage.tables:
-            found.setdefault((shown.table.name, stage.recipe, besides, stage.data), {})[epochs] = shown.lines
-    for (name, recipe, besides, _), lines in found.items():
+            origin = lines_of.origins(shown.lines)
+            found.setdefault((shown.table.name, stage.recipe, besides, stage.data, *origin), {})[epochs] = shown.lines
+    for (name, recipe, besides, *_), lines in found.items():
         for short, long in itertools.combinations(sorted(lines), 2):
             if each := fidelity.between(lines[short], lines[long], (short, long)):
                 yield f"{name}, {recipe} {besides}".strip(), each
 
 
-def _stage(line: Result) -> tuple[str, str, str]:
-    return line["recipe"], line["overrides"], line["data"]
+def _by_stage(lines: Sequence[Result]) -> dict[_Key, list[Result]]:
+    """A table's lines by what may be compared. Rows that start from no encoder are beside those of each."""
+    found: dict[_Key, list[Result]] = {}
+    for key in dict.fromkeys((line["recipe"], line["overrides"], line["data"]) for line in lines):
+        its = [line for line in lines if (line["recipe"], line["overrides"], line["data"]) == key]
+        origins = lines_of.origins(its)
+        for origin in origins if len(origins) > 1 else [""]:
+            found[*key, origin] = lines_of.of_encoder(its, origin or None)
+    return found
 
 
 def _each_at_its_own(table: Table, lines: Sequence[Result]) -> Iterator[str]:
@@ -158,8 +173,7 @@ def _shown(name: str, lines: list[Result], definitions: Definitions, store: Stor
     notes = [str(each.message) for each in told]
     if not lines:
         return None
-    recipe, overrides, _ = _stage(lines[0])
-    table = catalogue.carried(name, recipe, overrides, definitions)
+    table = catalogue.carried(name, lines[0]["recipe"], lines[0]["overrides"], definitions)
     try:
         curves = store.curves(name, [line["fingerprint"] for line in lines])
     except UserError as error:

@@ -1,6 +1,6 @@
 """Results for people and scripts: from ablations import results; results.load("batch_size")
 
-On the command line: python -m ablations.results claims | compare | diff | export
+On the command line: python -m ablations.results claims | compare | watch | fidelity | diff | export
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ablations import tuned as tuning
 from ablations.agreement import Agreement, ClaimTwice
 from ablations.columns import COLUMNS, CURVE, Columns, Result
 from ablations.fidelity import Fidelity
+from ablations.results import selection
 from ablations.store import Store
 from ablations.table import Table, UserError
 from ablations.tuned import Choice
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from simsiam.model import Backbone
 
 Root = str | os.PathLike[str] | None
-Lines = list[tuple[Table, list[Result]]]  # tables, each with its lines
 
 
 def load(
@@ -41,11 +41,12 @@ def load(
     recipe: str | None = None,
     overrides: str | None = None,
     data: str | None = None,
+    encoder_from: str | None = None,
     root: Root = None,
 ) -> pd.DataFrame:
     """A table as a frame, a line a row and seed, in the paper's row order.
 
-    `frame.attrs["units"]` has the unit of each column. Lines of different recipes, overrides or data are not
+    `frame.attrs["units"]` has the unit of each column. Lines of different recipes, overrides, data or encoders are not
     comparable: choose one of each. Lines of another version of the recipe, of the table or of the row are left out,
     with a warning.
 
@@ -54,11 +55,12 @@ def load(
         recipe: only lines of this recipe; None for all.
         overrides: only lines of these overrides, in any order, "" for those without any; None for all.
         data: only lines of these data, `layout@digest`; None for all.
+        encoder_from: without the lines of rows that start with another encoder; None for all.
         root: the results folder, or its s3:// or gs:// URI; None for where run.py puts them without
             `--results`: $SIMSIAM_RESULTS, else results/ of the repository.
 
-    Raises UserError for an unknown table, one that has no file there, and for a recipe, overrides or data that it has
-    no line of.
+    Raises UserError for an unknown table, one that has no file there, and for a recipe, overrides, data or encoder that
+    it has no line of.
     """
     store = opened(root)
     content = store.folder.read(f"{table}.parquet")
@@ -70,8 +72,12 @@ def load(
     for column, value in asked.items():
         if value is not None:
             if value not in (known := sorted(set(frame[column]))):
-                raise UserError(_unknown(f"{column} of the lines of {table}", value, known))
+                raise UserError(selection.unknown(f"{column} of the lines of {table}", value, known))
             frame = frame[frame[column] == value]
+    if encoder_from is not None:
+        if encoder_from not in (known := selection.origins(frame)):
+            raise UserError(selection.unknown(f"encoder of the lines of {table}", encoder_from, known))
+        frame = frame[~frame["encoder_from"].isin(set(known) - {encoder_from})]
     lines = frame.reindex(columns=todays.COLUMNS).astype(object)  # files of before lack some
     today = todays.mask(table, lines.where(lines.notna(), None).to_dict("records"), store.definitions(table))
     return _with_units(frame[today].reset_index(drop=True), COLUMNS)
@@ -83,13 +89,14 @@ def curves(
     recipe: str | None = None,
     overrides: str | None = None,
     data: str | None = None,
+    encoder_from: str | None = None,
     root: Root = None,
 ) -> pd.DataFrame:
     """The curves of a table's trials, a line an epoch, beside the row, recipe, overrides, data and seed of each.
 
     Arguments and exceptions as of `load`. A trial that has no curve (it failed, or is infeasible) has no line.
     """
-    lines = load(table, recipe=recipe, overrides=overrides, data=data, root=root)
+    lines = load(table, recipe=recipe, overrides=overrides, data=data, encoder_from=encoder_from, root=root)
     found, parts = opened(root).curves(table, lines.fingerprint), []
     for line in lines[todays.KEY].to_dict("records"):
         if curve := found.get(line["fingerprint"]):
@@ -98,7 +105,8 @@ def curves(
     reals = {
         name: "float64" for name, (kind, _) in CURVE.items() if str(kind) == "double"
     }  # a column of None is one too
-    return _with_units(frame[[*todays.KEY, *CURVE]].astype(reals), {**COLUMNS, **CURVE})
+    frame = frame.reindex(columns=[*todays.KEY, *CURVE])  # files of before lack some
+    return _with_units(frame.astype(reals), {**COLUMNS, **CURVE})
 
 
 def paper(table: str) -> pd.DataFrame:
@@ -116,6 +124,7 @@ def claims(
     *,
     overrides: str = "",
     data: str | None = None,
+    encoder_from: str | None = None,
     looks: int = 1,
     names: Iterable[str] | None = None,
     root: Root = None,
@@ -126,23 +135,30 @@ def claims(
 
     Args:
         data: `layout@digest`; None where all lines are of the same.
+        encoder_from: where the encoder is from that rows start with; None where each table's is one.
         looks: how many numbers of seeds were looked at, if seeds were added until the claims were decided.
         names: of the tables; None for all.
 
-    Raises UserError where there are no such lines, or lines of several data and none is chosen.
+    Raises UserError where there are no such lines, or lines of several data or encoders and none is chosen.
     """
-    return _judged(_lines(recipe, overrides, data, names, opened(root)), looks)
+    return _judged(selection.lines(opened(root), recipe, overrides, data, encoder_from, names), looks)
 
 
 def tuned(
-    table: str, *, recipe: str = "digits", overrides: str = "", data: str | None = None, root: Root = None
+    table: str,
+    *,
+    recipe: str = "digits",
+    overrides: str = "",
+    data: str | None = None,
+    encoder_from: str | None = None,
+    root: Root = None,
 ) -> tuple[list[Choice], list[Verdict]]:
     """What each row of a table of `--tune` was given, and the table's claims with each row at its own best.
 
     `claims` has the same claims with each row at the recipe's setting. Raises UserError as `claims` does, and for a
     table that is not tuned.
     """
-    found, lines = next(iter(_lines(recipe, overrides, data, [table], opened(root))), (None, []))
+    found, lines = next(iter(selection.lines(opened(root), recipe, overrides, data, encoder_from, [table])), (None, []))
     if found is None or not found.tuned:
         raise UserError(
             f"Table {table} is not tuned. One that is comes from run.py --table {table} --tune FIELD=VALUES"
@@ -150,44 +166,8 @@ def tuned(
     return tuning.choices(found, lines), tuning.judged(found, lines)
 
 
-def _judged(lines: Lines, looks: int = 1) -> list[tuple[Table, Verdict]]:
+def _judged(lines: selection.Lines, looks: int = 1) -> list[tuple[Table, Verdict]]:
     return [(table, each) for table, its in lines for each in verdict.judge(table.claims, its, looks=looks)]
-
-
-def _lines(recipe: str, overrides: str, data: str | None, names: Iterable[str] | None, store: Store) -> Lines:
-    """Today's lines of this recipe with these overrides, of those tables that have some. Raises UserError.
-
-    Args:
-        names: of the tables; None for all that there are.
-    """
-    overrides = todays.canonical(overrides)
-    found: Lines = []
-    there, others = False, set[str]()
-    for name in catalogue.there(store) if names is None else names:
-        definitions = store.definitions(name)
-        if not definitions:
-            catalogue.get(name)
-        lines = [line for line in store.table(name) if line["recipe"] == recipe]
-        others |= {line["overrides"] for line in lines}
-        if lines := [line for line in lines if line["overrides"] == overrides and data in (None, line["data"])]:
-            today = todays.mask(name, lines, definitions)
-            there = True
-            if its := [line for line, its in zip(lines, today, strict=True) if its]:
-                found.append((catalogue.carried(name, recipe, overrides, definitions), its))
-    if not there:
-        here = ", ".join(f"--overrides '{each}'" if each else "none" for each in sorted(others))
-        of = f" with --overrides '{overrides}'" if overrides else " without overrides" if others else ""
-        of += f" on {data}" if data else ""
-        besides = f" Overrides that it has results with: {here}." if others else ""
-        raise UserError(f"{store.folder} has no results of recipe {recipe}{of}.{besides}")
-    sets = sorted({line["data"] for _, lines in found for line in lines})
-    if len(sets) > 1:
-        raise UserError(f"The lines are of several data sets: {', '.join(sets)}. Choose one with --data.")
-    return found
-
-
-def _unknown(what: str, value: str, known: list[str]) -> str:
-    return configs.unknown(what, value, [each or "'' (none)" for each in known])
 
 
 def encoder(fingerprint: str, *, root: Root = None) -> tuple[Backbone, Transform]:
@@ -222,20 +202,22 @@ def pivot(
     recipe: str | None = None,
     overrides: str | None = None,
     data: str | None = None,
+    encoder_from: str | None = None,
     root: Root = None,
 ) -> pd.DataFrame:
     """Means of a column over seeds, by two others, as a table's rows by what `--set` changed.
 
     Raises UserError as `load` does, for an unknown column, and for lines that no mean should be over: of several
-    recipes, overrides or data, where none is chosen and none of `rows` and `columns` is it.
+    recipes, overrides, data or encoders, where none is chosen and none of `rows` and `columns` is it.
     """
-    frame = load(table, recipe=recipe, overrides=overrides, data=data, root=root)
+    frame = load(table, recipe=recipe, overrides=overrides, data=data, encoder_from=encoder_from, root=root)
     by = [*([rows] if isinstance(rows, str) else rows), *([columns] if isinstance(columns, str) else columns)]
     for name in (*by, value):
         if name not in frame.columns:
-            raise UserError(_unknown("column", name, list(frame.columns)))
-    for name in ("recipe", "overrides", "data"):
-        if name not in by and len(there := sorted(set(frame[name]))) > 1:
+            raise UserError(selection.unknown("column", name, list(frame.columns)))
+    for name in ("recipe", "overrides", "data", "encoder_from"):
+        there = selection.origins(frame) if name == "encoder_from" else sorted(set(frame[name]))
+        if name not in by and len(there) > 1:
             several = ", ".join(each or "'' (none)" for each in there)
             raise UserError(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.")
     return frame.pivot_table(index=rows, columns=columns, values=value, aggfunc="mean", sort=False)
@@ -249,6 +231,7 @@ def compare(
     recipe: str = "digits",
     overrides: str = "",
     data: str | None = None,
+    encoder_from: str | None = None,
     root: Root = None,
 ) -> Interval:
     """The difference of two rows in kNN top-1, `row` minus `other`, points: its mean over the seeds that both have.
@@ -257,11 +240,13 @@ def compare(
 
     Raises UserError as `load` does, for an unknown row, and with no seed in common.
     """
-    lines = [line for _, its in _lines(recipe, overrides, data, [table], opened(root)) for line in its]
+    lines = [
+        line for _, its in selection.lines(opened(root), recipe, overrides, data, encoder_from, [table]) for line in its
+    ]
     by_row = verdict.by_row(lines)
     for name in (row, other):
         if name not in by_row:
-            raise UserError(_unknown(f"row of {table} with results", name, list(by_row)))
+            raise UserError(selection.unknown(f"row of {table} with results", name, list(by_row)))
     values = verdict.paired(by_row[row], by_row[other])
     if not values:
         raise UserError(f"{row} and {other} of {table} have no seed in common that both have a number for.")
@@ -269,13 +254,19 @@ def compare(
 
 
 def agreement(
-    one: Root, other: Root, *, recipe: str = "digits", overrides: str = "", data: str | None = None
+    one: Root,
+    other: Root,
+    *,
+    recipe: str = "digits",
+    overrides: str = "",
+    data: str | None = None,
+    encoder_from: str | None = None,
 ) -> tuple[list[Agreement], list[ClaimTwice]]:
     """Whether two results folders agree, say of other seeds or people: row by row, and claim by claim.
 
     Raises UserError as `claims` does, and where they have no row in common.
     """
-    lines = [_lines(recipe, overrides, data, None, opened(root)) for root in (one, other)]
+    lines = [selection.lines(opened(root), recipe, overrides, data, encoder_from) for root in (one, other)]
     rows = agreements.rows(*([line for _, its in each for line in its] for each in lines))
     if not rows:
         raise UserError(f"{one} and {other} have no row of recipe {recipe} in common.")
@@ -283,7 +274,13 @@ def agreement(
 
 
 def fidelity(
-    table: str, *, recipe: str = "digits", overrides: str = "", data: str | None = None, root: Root = None
+    table: str,
+    *,
+    recipe: str = "digits",
+    overrides: str = "",
+    data: str | None = None,
+    encoder_from: str | None = None,
+    root: Root = None,
 ) -> list[Fidelity]:
     """Whether this table ranks its rows alike at each two lengths that there are, the recipe's and `--set epochs=N`.
 
@@ -292,7 +289,8 @@ def fidelity(
 
     Raises UserError as `load` does, and where there are not two lengths.
     """
-    lines = load(table, recipe=recipe, data=data, root=root).to_dict("records")
+    lines = load(table, recipe=recipe, data=data, encoder_from=encoder_from, root=root).to_dict("records")
+    selection.check_one_encoder(table, lines)
     wanted = todays.canonical(overrides)
     by_length: dict[int, list[Result]] = {}
     for line in lines:

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from ablations import board, printed, printed_grid, results, todays
 from ablations.agreement import CONTRARY, DIFFER
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--recipe", default="digits")
         command.add_argument("--overrides", default="", help="as in the column of that name, in any order")
         command.add_argument("--data", help="as in the column of that name, where there are several")
+        command.add_argument("--encoder-from", help="as in the column of that name, where a table has several")
     differing = commands.add_parser("diff", help="the fields in which two trials differ, and their results")
     differing.add_argument("fingerprints", nargs=2)
     exported = commands.add_parser("export", help="write a trial's encoder as safetensors, under torchvision's names")
@@ -69,35 +71,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _where(args: argparse.Namespace) -> dict[str, Any]:
+    """Which lines of a recipe are asked for."""
+    return {"overrides": args.overrides, "data": args.data, "encoder_from": args.encoder_from}
+
+
 def _claims(args: argparse.Namespace) -> int:
     if args.looks < 1:
         raise UserError(f"--looks must be at least 1. Got {args.looks} instead.")
-    found = results.claims(
-        args.recipe,
-        overrides=args.overrides,
-        data=args.data,
-        looks=args.looks,
-        names=args.tables or None,
-        root=args.results,
-    )
+    found = results.claims(args.recipe, **_where(args), looks=args.looks, names=args.tables or None, root=args.results)
     say(printed.claims(found, overrides=todays.canonical(args.overrides)))
     for table in {table.name: table for table, _ in found if table.tuned}.values():
-        where = {"recipe": args.recipe, "overrides": args.overrides, "data": args.data, "root": args.results}
-        _, own = results.tuned(table.name, **where)
+        _, own = results.tuned(table.name, recipe=args.recipe, **_where(args), root=args.results)
         say(f"\n{table.title}:\n\n" + printed_grid.claims([each for its, each in found if its is table], own))
     return 0
 
 
 def _compare(args: argparse.Namespace) -> int:
-    rows, claims = results.agreement(*args.places, recipe=args.recipe, overrides=args.overrides, data=args.data)
+    rows, claims = results.agreement(*args.places, recipe=args.recipe, **_where(args))
     say(printed.agreement(rows, claims))
     return int(any(row.says == DIFFER for row in rows) or any(claim.says == CONTRARY for claim in claims))
 
 
 def _fidelity(args: argparse.Namespace) -> int:
-    found = results.fidelity(
-        args.table, recipe=args.recipe, overrides=args.overrides, data=args.data, root=args.results
-    )
+    found = results.fidelity(args.table, recipe=args.recipe, **_where(args), root=args.results)
     say(printed.fidelity(found))
     return 0
 
@@ -131,11 +128,7 @@ def _watched(store: Store, args: argparse.Namespace) -> str:
     if args.tables:
         with contextlib.suppress(UserError):  # nothing of them is done yet
             parts.append(
-                printed.claims(
-                    results.claims(
-                        args.recipe, overrides=args.overrides, data=args.data, names=args.tables, root=args.results
-                    )
-                )
+                printed.claims(results.claims(args.recipe, **_where(args), names=args.tables, root=args.results))
             )
     return "\n".join(parts)
 

@@ -4,7 +4,7 @@ Expected: a predictor, with or without a stop-gradient, does not help SimCLR; a 
 without its stop-gradient it diverges; BYOL without its momentum encoder is SimSiam. The predictor stands on the side
 that predicts, all views of the batch (SimCLR) or the codes (SwAV) on the other. The last two rows are ours: MoCo v2 as
 it is, and with keys in the queries' order, whose BN then gives the positive away. The paper's 66.5 are those of 100
-epochs in Table 4. Cost: 9 trainings a seed.
+epochs in Table 4. Cost: 10 trainings a seed.
 """
 
 from ablations.table import DOES_NOT_COLLAPSE, ORDERING, UNSTABLE, WITHIN, Claim, Row, Table
