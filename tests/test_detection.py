@@ -13,7 +13,7 @@ import torch
 import voc
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from ablations import catalogue, encoders, planning, results, run
+from ablations import catalogue, encoders, planning, report, results, run
 from ablations import table as tables
 from ablations import trial as trials
 from ablations.store import Store
@@ -293,6 +293,14 @@ def test_the_table_of_detection_on_a_tiny_folder(
     for name in ("ap", "ap50", "ap75", "loss"):
         pd.testing.assert_series_equal(again[name], first[name])
     assert again.ray.notna().any()
+
+    assert run.main([*command, *[part.replace("epochs=1", "epochs=2") for part in small], "--launcher", "local"]) == 0
+    (tmp_path / "report.html").unlink(missing_ok=True)
+    assert report.main(["--results", str(tmp_path), "--format", "markdown"]) == 0
+    text = capsys.readouterr().out
+    assert "We fine-tune all of torchvision's Faster R-CNN with a feature pyramid" in text
+    assert "not recorded" not in text
+    assert report.main(["--results", str(tmp_path)]) == 0  # two lengths, which no kNN ranks
 
 
 def test_detection_and_other_methods_need_their_own_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
