@@ -244,13 +244,14 @@ def _page(args: argparse.Namespace, trials: Sequence[Trial], lines: Sequence[Res
     command = f"python -m benchmarks.publish {args.what}"
     command += f" --first-seed {args.first_seed}" if args.first_seed else ""
     hours = sum(line["device_seconds"] for line in done) / 3600
-    first, last = (f"{when(line['ended'] for line in done):%Y-%m-%d}" for when in (min, max))
+    days = sorted({f"{line['ended']:%Y-%m-%d}" for line in done})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     made = [(name, sorted({str(line[name]) for line in done})) for name in ("device", "torch", "version", "data")]
     by_method = {line["method"]: line["sources"] for line in done}
     return "\n".join(
         [
             f"# {args.what}\n",
-            f"Made by `{command}`: {len(done)} trainings, {hours:.1f} hours of a CPU core or GPU, {first} to {last}.",
+            f"Made by `{command}`: {len(done)} trainings, {hours:.1f} hours of a CPU core or GPU, {when}.",
             "`results.load`, `results.curves` and `python -m ablations.results` read this folder.\n",
             printed.aligned(cells),
             "",
