@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations import provenance
+from ablations.alarm import within
 from ablations.columns import Result
 from ablations.lines import spoiled
 from ablations.progress import HALF_DONE, Progress
@@ -179,6 +181,8 @@ class _Plan:
         if slot.trial:
             self._again(slot.trial, slot.broken or f"its process {how}")
             return
+        if not self.waiting:  # nor does it matter how one ends that has nothing to do
+            return
         self._stillborn += 1
         if self._stillborn >= _STILLBORN:
             raise OSError(f"No process for trials can start: the last of {_STILLBORN} {how}")
@@ -293,8 +297,7 @@ def _run_trials(pipe: Connection, runtime: Runtime, store: Store, jobs: int, pre
         config = pipe.recv()
         try:
             if config.train_images not in decoded:
-                with launch_local.broken_off(runtime.until):
-                    decoded |= trials.shared(source, [config])
+                decoded |= within(runtime.until, functools.partial(trials.shared, source, [config]))
             pictures = decoded[config.train_images] or source
             result = launch_local.attempt(config, runtime, store, pictures, lambda line: pipe.send((_EPOCH, line)))
         except TimeLimitError:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import gc
-import signal
-import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from ablations import placement
 from ablations import trial as trials
+from ablations.alarm import within
 from ablations.columns import Result
 from ablations.lines import spoiled
 from ablations.progress import HALF_DONE, Progress
@@ -44,8 +43,7 @@ def launch(
     runtime = placed(runtime, (trial.config for trial in todo))
     source = data.of(runtime)
     try:
-        with broken_off(runtime.until):
-            decoded = trials.shared(source, [trial.config for trial in todo])
+        decoded = within(runtime.until, lambda: trials.shared(source, [trial.config for trial in todo]))
     except TimeLimitError:
         return list(todo)
     for number, trial in enumerate(todo):
@@ -100,15 +98,16 @@ def attempt(
     Raises TimeLimitError, where a checkpoint is kept, and DeviceError, for which nothing is.
     """
     try:
-        with broken_off(runtime.until):
-            result, curve = trials.run(
-                config,
-                runtime,
-                pictures=pictures,
-                place=store.checkpoint(fingerprint(config), config.method),
-                on_epoch=on_epoch,
-                weights=store.encoder(config.encoder),
-            )
+        train = functools.partial(
+            trials.run,
+            config,
+            runtime,
+            pictures=pictures,
+            place=store.checkpoint(fingerprint(config), config.method),
+            on_epoch=on_epoch,
+            weights=store.encoder(config.encoder),
+        )
+        result, curve = within(runtime.until, train)
         store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
         return result
     except TimeLimitError:
@@ -125,32 +124,3 @@ def attempt(
     except torch.AcceleratorError as error:  # what the libraries of CUDA say of a GPU that has failed is plainer
         raise DeviceError(why) from error
     return store.fail(config, why)
-
-
-class _Alarm(BaseException):
-    """The time is over. No Exception: who reads a checkpoint takes some of these for a torn one."""
-
-
-@contextlib.contextmanager
-def broken_off(until: float | None) -> Iterator[None]:
-    """Raise TimeLimitError at that time in what has not ended: an evaluation, say, that takes longer than any before.
-
-    What is in the last checkpoint stays. For a process's main thread alone.
-    """
-    if until is None:
-        yield
-        return
-
-    def end(*_: object) -> None:
-        raise _Alarm
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, max(until - time.time(), 0.001), 1.0)  # again, where a destructor ate it
-    try:
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-    except _Alarm:
-        raise TimeLimitError from None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from ablations import planning
-from ablations.store import Store
+from ablations.store import KINDS, Store
 from ablations.table import Trial
 
 
@@ -20,17 +21,26 @@ def todo(trials: Sequence[Trial], store: Store, rerun: str | None) -> dict[str, 
 
 
 @contextlib.contextmanager
-def set_aside(store: Store, fingerprints: Collection[str]) -> Iterator[None]:
-    """Finished results, while their trials run again for their checkpoints, which makes them look unfinished.
-
-    At the end, those whose trials have not begun, or have failed, are back.
-    """
-    results = [result for result in map(store.trial, fingerprints) if result]
+def set_aside(store: Store, fingerprints: Iterable[str]) -> Iterator[None]:
+    """Finished results, while their trials run again for their checkpoints: a result would say that they need not."""
     try:
-        for result in results:
-            store.supersede(result)
+        for fingerprint in fingerprints:
+            for kind in reversed(KINDS):
+                store.folder.move(f"{kind}/{fingerprint}.parquet", f"aside/{kind}/{fingerprint}.parquet")
         yield
     finally:
-        for result in results:
-            if store.state(result["fingerprint"]) in ("to run", "failed"):
-                store.restore(result)
+        settle(store)
+
+
+def settle(store: Store) -> None:
+    """Put back what is aside of trials that have not begun again, or have failed; and supersede what is done again.
+
+    What is half done again stays aside.
+    """
+    for name in store.folder.names("aside/trials"):
+        state = store.state(fingerprint := Path(name).stem)
+        if state in ("to run", "failed"):
+            for kind in KINDS:
+                store.folder.move(f"aside/{kind}/{name}", f"{kind}/{name}")
+        elif state != "half done" and (result := store.trial(fingerprint)):
+            store.supersede(result, "aside/")

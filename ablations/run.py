@@ -113,6 +113,7 @@ def _run(args: argparse.Namespace) -> int:
     if not planning.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
     store.folder.check_writable()
+    rerun.settle(store)  # what a killed command has left aside
     _check_tables(request, first, store)
     encoders.keep(store)
     verdicts, left = _train(request, looks, store)
@@ -239,18 +240,22 @@ def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial]
 
 
 def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> list[Trial]:
+    from ablations.alarm import within
     from ablations.board import Post
     from ablations.progress import Progress
     from ablations.tracking import Tracking, default_trackers
     from simsiam import data
+    from simsiam.checkpoint import TimeLimitError
 
     source, launcher = request.source, request.args.launcher
     if source.encoded_bytes <= _CHECKED_BYTES:
         try:
-            for note in data.check(source):
+            for note in within(request.runtime.until, lambda: data.check(source)):
                 say(f"Data: {note}.")
         except data.DataError as error:
             raise UserError(str(error)) from None
+        except TimeLimitError:
+            return todo
     else:
         most = f"{_CHECKED_BYTES >> 20} MiB"
         say(f"Data: more than {most}, so not all are decoded before the first trial starts. --check does that.")

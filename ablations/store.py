@@ -38,6 +38,7 @@ from simsiam.methods import METHODS
 
 T = TypeVar("T")
 _DAMAGED = pa.ArrowException, OSError, ValueError, LookupError  # what reading a damaged file raises
+KINDS = "curves", "pictures", "trials"  # of a finished trial's files: that which says that it is done is the last
 _AT_ONCE = 16  # files read at the same time: a bucket answers each after some hundredths of a second
 
 
@@ -177,15 +178,15 @@ class Store:
         self.folder.write(_trial(fingerprint), encoded(TRIAL, [result]))
         self.tidy([fingerprint])
 
-    def supersede(self, result: Result) -> None:
-        """Put a finished trial's files to superseded/, so that it is to run again. From then on it is not done."""
-        for name, old in reversed(_superseded(result)):
-            self.folder.move(name, old)
+    def supersede(self, result: Result, of: str = "") -> None:
+        """Put a finished trial's files to superseded/, so that it is to run again. From then on it is not done.
 
-    def restore(self, result: Result) -> None:
-        """Put back what was superseded. Then it is done."""
-        for name, old in _superseded(result):
-            self.folder.move(old, name)
+        Args:
+            of: the sub-folder that they are in.
+        """
+        for kind in reversed(KINDS):
+            old = f"superseded/{kind}/{result['fingerprint']}-{result['sources']}.parquet"
+            self.folder.move(f"{of}{kind}/{result['fingerprint']}.parquet", old)
 
     def tidy(self, done: Collection[str]) -> None:
         """Remove the old failures and the checkpoints of trials that are done; a kill may have left some, or parts."""
@@ -319,12 +320,6 @@ def _pictures(fingerprint: str) -> str:
 
 def _kept(fingerprint: str, result: Result) -> str:
     return f"kept/{fingerprint}-{result['sources']}.pt"
-
-
-def _superseded(result: Result) -> list[tuple[str, str]]:
-    """Where a finished trial's files are, and where they go; that which says it is done is the last."""
-    name, kinds = result["fingerprint"], ("curves", "pictures", "trials")
-    return [(f"{kind}/{name}.parquet", f"superseded/{kind}/{name}-{result['sources']}.parquet") for kind in kinds]
 
 
 def _encoder(digest: str) -> str:

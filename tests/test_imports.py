@@ -23,7 +23,7 @@ ARROWS = {
         *("files", "verdict"),
         "terminal",
         *("data_check", "encoders"),
-        *("launch", "launch_local", "launch_jobs"),
+        *("alarm", "launch", "launch_local", "launch_jobs"),
     },
     "options": {"table"},
     "request": {"asked", "options", "planning", "table"},
@@ -35,6 +35,7 @@ ARROWS = {
     "planning": {"table"},
     "listing": {"board", "catalogue", "columns", "estimate", "planning", "store", "table"},
     "launch": {
+        "alarm",
         "launch",
         "machines",
         "files",
@@ -50,8 +51,9 @@ ARROWS = {
     },
     "placement": {"table"},
     "machines": {"placement", "table"},
-    "launch_local": {"placement", "trial", "store", "lines", "columns", "progress", "table", "terminal"},
+    "launch_local": {"alarm", "placement", "trial", "store", "lines", "columns", "progress", "table", "terminal"},
     "launch_jobs": {
+        "alarm",
         "launch_local",
         "trial",
         "provenance",

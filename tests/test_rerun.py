@@ -1,4 +1,4 @@
-"""--rerun, and what is kept of a finished trial while it runs again: no failure and no kill loses a result."""
+"""--rerun, and what is kept of a finished trial while it runs again: neither a failure nor a kill loses a result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import tiny
 from test_store import a_result, finish, plan
 
-from ablations import provenance, run
+from ablations import provenance, rerun, run
 from ablations import trial as trials
 from ablations.files import Folder
 from ablations.store import Store
@@ -80,29 +80,47 @@ def test_a_disk_that_does_not_take_the_checkpoint_loses_none(tmp_path: Path, mon
     assert store.kept(trial.fingerprint) == b"weights"
 
 
-def test_a_kill_while_a_result_is_put_aside_leaves_none_without_its_curve(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moves", range(5))
+def test_what_a_kill_leaves_aside_is_back_with_the_next_command(
+    moves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, (trial, _) = Store.at(tmp_path), plan()
-    finish(store, [trial])
-    result = store.trial(trial.fingerprint)
-    assert result
-    move, moved = Folder.move, []
+    store, (trial, other) = Store.at(tmp_path), plan()
+    finish(store, [trial, other])
+    move, left = Folder.move, [moves]
 
     def killed(folder: Folder, name: str, to: str) -> None:
-        if moved:
+        if not left[0]:
             raise KeyboardInterrupt
-        moved.append(name)
+        left[0] -= 1
         move(folder, name, to)
 
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "move", killed)
-        with pytest.raises(KeyboardInterrupt):
-            store.supersede(result)
-    assert store.state(trial.fingerprint) == "to run"
-    store.restore(result)
-    assert store.state(trial.fingerprint) == "done"
-    assert store.curve(trial.fingerprint)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            rerun.set_aside(store, [trial.fingerprint, other.fingerprint]),
+        ):
+            raise KeyboardInterrupt  # with which settling fails, as it does not happen after a SIGKILL
+    assert store.state(trial.fingerprint) == ("to run" if moves else "done")
+    rerun.settle(store)
+    for each in (trial, other):
+        assert store.state(each.fingerprint) == "done"
+        assert store.curve(each.fingerprint)
+    assert not store.folder.names("aside/trials")
+
+
+def test_what_is_half_done_again_stays_aside_until_it_is_done(tmp_path: Path) -> None:
+    store, (trial, _) = Store.at(tmp_path), plan()
+    finish(store, [trial], knn_top1=80.0)
+    with rerun.set_aside(store, [trial.fingerprint]):
+        store.checkpoint(trial.fingerprint, "simsiam").write(b"half")
+    assert store.state(trial.fingerprint) == "half done"
+    finish(store, [trial])
+    rerun.settle(store)
+    (old,) = (tmp_path / "superseded" / "trials").iterdir()
+    assert list(pd.read_parquet(old).knn_top1) == [80.0]
+    assert (tmp_path / "superseded" / "curves" / old.name).exists()
+    assert [line["knn_top1"] for line in [store.trial(trial.fingerprint)] if line] == [90.0]
 
 
 def finish_and_keep(store: Store, trial: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pytest
 import tiny
 import torch
 
-from ablations import launch_local, run
 from ablations import request as requests
+from ablations import run
 from ablations import trial as trials
-from simsiam import checkpoint, monitor, pretrain
+from ablations.alarm import within
+from simsiam import checkpoint, data, monitor, pretrain
 from simsiam.checkpoint import Checkpointer, TimeLimitError
 
 CLOCK = ["wall_seconds", "device_seconds", "eval_seconds", "images_per_second", "started", "ended"]
@@ -103,10 +105,11 @@ def test_an_evaluation_that_takes_longer_than_any_before_is_broken_off(
     assert run.main([*TINY, "--results", str(tmp_path)]) == 0
 
 
+@pytest.mark.parametrize(("owner", "name"), [(trials, "shared"), (data, "check")])
 def test_pictures_that_take_longer_than_the_limit_are_broken_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    owner: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trials, "shared", lambda *_: time.sleep(600))
+    monkeypatch.setattr(owner, name, lambda *_: time.sleep(600))
     monkeypatch.setattr(requests, "_END_SECONDS", 0.0)
     assert run.main([*TINY, "--results", str(tmp_path), "--time-limit", "0.05"]) == 75
     assert "The time limit has come before 1 trainings" in capsys.readouterr().out
@@ -114,13 +117,17 @@ def test_pictures_that_take_longer_than_the_limit_are_broken_off(
 
 def test_no_handler_of_exceptions_eats_the_end_of_the_time() -> None:
     def work() -> None:
-        with launch_local.broken_off(time.time() + 0.1):
-            while True:
-                with contextlib.suppress(Exception):  # as where a torn checkpoint is none
-                    time.sleep(60)
+        while True:
+            with contextlib.suppress(Exception):  # as where a torn checkpoint is none
+                time.sleep(60)
 
-    with pytest.raises(TimeLimitError):
-        work()
+    before = signal.getsignal(signal.SIGALRM)
+    for seconds in (0.0, 0.1):
+        with pytest.raises(TimeLimitError):
+            within(time.time() + seconds, work)
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert within(time.time() + 60, lambda: "done") == "done"
 
 
 def limited_to(monkeypatch: pytest.MonkeyPatch, trainings: int) -> None:

@@ -16,6 +16,7 @@ from ray import tune
 
 from ablations import placement
 from ablations import trial as ours
+from ablations.alarm import within
 from ablations.launch import cluster, connection
 from ablations.launch.cluster import HEAD
 from ablations.launch.trainable import PATIENCE, trainable
@@ -26,6 +27,7 @@ from ablations.store import Store
 from ablations.table import Trial
 from ablations.terminal import say
 from simsiam import data
+from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Runtime
 
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what became of a trial is ours to tell
@@ -56,7 +58,10 @@ def launch(
             f"Placement: {demand} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once. "
             f"The nodes that are there have room for {fit} worker{'s' * (fit != 1)}."
         )
-        decoded = ours.shared(data.of(runtime), [trial.config for trial in todo])
+        try:
+            decoded = within(runtime.until, lambda: ours.shared(data.of(runtime), [trial.config for trial in todo]))
+        except TimeLimitError:
+            return list(todo)
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
         grows = maximum is not None and placement.slots(dataclasses.replace(maximum, head={}), demand) > 0
         job = {
