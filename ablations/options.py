@@ -42,6 +42,7 @@ _HABITS = {
     "resume": "nothing: the same command goes on from what is there",
     "sweep": "--grid FIELD=VALUE,VALUE",
     "multirun": "--grid FIELD=VALUE,VALUE",
+    "seed": "--seeds N, or --seeds FIRST-LAST",
 }
 
 
@@ -57,10 +58,10 @@ def _hints(message: str) -> Iterator[str]:
     for word in unknown.split() if unknown != message else ():
         name = word.lstrip("-").partition("=")[0].replace("-", "_")
         name = FIELDS_ELSEWHERE.get(name, name)
-        if name in configs.FIELDS:
-            yield f"{name} is a field: --set {name}=VALUE, a --set for each; several values: --grid {name}=VALUE,VALUE."
-        elif name in _HABITS:
+        if name in _HABITS:
             yield f"For {word} there is {_HABITS[name]}."
+        elif name in configs.FIELDS:
+            yield f"{name} is a field: --set {name}=VALUE, a --set for each; several values: --grid {name}=VALUE,VALUE."
 
 
 def parser() -> argparse.ArgumentParser:

@@ -29,7 +29,7 @@ diverged; f, (f): failed."""
 _DIFFERENCES = """\
 Differences are paired by seed. The intervals of these {rows} hold together at 95 %, as those of a table's claims do:
 t intervals, each at 1 - 0.05/{rows}. ! marks a difference that they tell from none; a row that diverged or failed in
-some seed has none."""
+some seed has none, nor has one that the time limit has left short of some."""
 
 
 def results(table: Table, lines: Sequence[Result], *, looks: int = 1, short: Collection[str] = ()) -> str:
@@ -42,7 +42,7 @@ def results(table: Table, lines: Sequence[Result], *, looks: int = 1, short: Col
     """
     if table.tuned:
         return tuned_table(table, lines, short)
-    whole = [row.name for row in table.rows if row.name not in short]
+    whole = [] if BASELINE in short else [row.name for row in table.rows if row.name not in short]
     differences = verdict.differences(whole, BASELINE, lines, looks=looks)
     of = _by_row(lines)
     shown = _matrices(table, of, differences) or _list(table, of, differences)
@@ -159,17 +159,26 @@ def tuned_table(table: Table, lines: Sequence[Result], short: Collection[str] = 
             f"Rows had unequal numbers of tries ({counts}), and more tries have better luck: at most {max(tries)}."
         )
     if table.claims:
-        parts += ["", claims(verdict.judge(table.claims, lines, short=short), tuned.judged(table, lines, short))]
+        left = {row.of or row.name for row in table.rows if row.name in short}
+        parts += ["", claims(verdict.judge(table.claims, lines, short=short), tuned.judged(table, lines, short), left)]
     return "\n".join(parts)
 
 
-def claims(untuned: Sequence[Verdict], own: Sequence[Verdict]) -> str:
-    """The claims with all rows at the recipe's setting, and with each at its own best, and which of them change."""
+def claims(untuned: Sequence[Verdict], own: Sequence[Verdict], short: Collection[str] = ()) -> str:
+    """The claims with all rows at the recipe's setting, and with each at its own best, and which of them change.
+
+    Args:
+        short: rows that the time limit has left short of seeds, at one setting or another: nothing is changed by that.
+    """
     headings = ("the paper's claim", "at the recipe's", "each at its own", "seeds", "evidence, each at its own")
     cells = [("section", *headings)]
     for one, other in zip(untuned, own, strict=True):
         cells.append((one.claim.section, str(one.claim), one.verdict, other.verdict, str(other.n), other.evidence))
-    both = [(one, other) for one, other in zip(untuned, own, strict=True) if other.n or other.verdict != UNDECIDED]
+    both = [
+        (one, other)
+        for one, other in zip(untuned, own, strict=True)
+        if (other.n or other.verdict != UNDECIDED) and not set(one.claim.rows) & set(short)
+    ]
     changed = [str(one.claim) for one, other in both if one.verdict != other.verdict]
     said = f"Changed by it: {'; '.join(changed)}." if changed else "No verdict is changed by it."
     return "\n".join([aligned(cells), "", said])

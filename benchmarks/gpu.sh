@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All that a bare machine with a GPU can tell, in at most six minutes: parity, the time budget, a table end to end.
-# bash benchmarks/gpu.sh OUT [CIFAR10] writes under OUT. CIFAR10 is a folder that --data takes. Exit code 0: all of it ran.
+# bash benchmarks/gpu.sh OUT [CIFAR10] writes under OUT. CIFAR10 is a folder that --data takes. Exit code 0: all that was asked for ran.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?a folder for what it finds}
@@ -26,7 +26,7 @@ elif [ "$(left)" -le 30 ]; then
 else
     timeout "$(left)" python3 ablations/run.py --table stop_gradient --recipe cifar10_short --launcher local \
         --data "$data" --results "$out/results" --set epochs=4 2>&1 | tail -25 | tee "$out/end_to_end.txt" || code=1
-    tar -C "$out" -czf "$out/results.tgz" results && rm -r "$out/results"
+    tar -C "$out" -czf "$out/results.tgz" results && rm -r "$out/results" || code=1
 fi
 echo "took $((SECONDS - begun)) s"
 exit $code

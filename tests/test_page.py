@@ -273,7 +273,7 @@ def test_csv_is_one_table_of_all(tmp_path: Path) -> None:
     lines = results.load("predictor", root=ROOT / "results" / "published" / "digits")
     for line in baselines.itertuples():
         own = lines[(lines.row == "baseline") & (lines.overrides == line.overrides)]
-        assert float(line[8]) == pytest.approx(own.knn_top1.mean())
+        assert float(frame.loc[line.Index, "kNN top-1, %"]) == pytest.approx(own.knn_top1.mean())
 
 
 def test_figures_are_vector_files_named_by_table_and_quantity(

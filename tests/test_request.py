@@ -160,6 +160,7 @@ def test_a_plan_says_what_a_trial_asks_for(asked: list[str], where: str) -> None
         (["--lr", "0.1"], "base_lr is a field: --set base_lr=VALUE"),
         (["--dataset=x"], "For --dataset=x there is --data."),
         (["--gpus", "2"], "For --gpus there is --workers N, one GPU each."),
+        (["--seed", "3"], "For --seed there is --seeds N"),
         (["--gpus=1"], "For --gpus=1 there is --workers N, one GPU each."),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from test_store import a_result
 
 from ablations import catalogue, lines, planning, results
-from ablations.page import evidence
+from ablations.page import evidence, paper
 from ablations.store import Store
 from ablations.table import Encoder, UserError
 
@@ -54,19 +54,23 @@ def test_they_are_not_mixed_and_one_can_be_chosen(folder: Path) -> None:
     means = results.pivot("transfer", encoder_from="A", root=folder)
     assert dict(means[""]) == KNN
     assert len(results.load("transfer", root=folder)) == 24
-    with pytest.raises(UserError, match="Unknown encoder of the lines of transfer 'C'"):
-        results.load("transfer", encoder_from="C", root=folder)
+    for ask in (results.load, lambda *table, **which: results.claims(names=table, **which)):
+        with pytest.raises(UserError, match=r"Unknown encoder of the lines of .* 'C'"):
+            ask("transfer", encoder_from="C", root=folder)
 
 
 def test_the_page_has_a_stage_of_each(folder: Path) -> None:
     stages = evidence.read(Store.at(folder)).stages
-    assert sorted(stage.name for stage in stages) == ["digits (A)", "digits (B)"]
+    assert sorted(stage.name for stage in stages) == ["digits (from A)", "digits (from B)"]
     for stage in stages:
         (shown,) = stage.tables
         frozen = next(row for row in shown.rows if row.name == "frozen")
         mean = shown.mean(frozen, "knn_top1")
         assert mean
-        assert (mean.mean, mean.n) == (90.0 if stage.apart == "A" else 60.0, 3)
+        assert (mean.mean, mean.n) == (90.0 if stage.origin == "A" else 60.0, 3)
+        assert f"Recipe digits, from the encoder of {stage.origin}." in paper.markdown([stage])
+    lines = paper.frame(stages)
+    assert sorted(set(lines.encoder_from)) == ["A", "B"]
 
 
 def test_torchvisions_weights_are_no_other_encoder() -> None:

@@ -73,7 +73,8 @@ class Stage:
     """Tables of one recipe, with one set of overrides, on one data set: what may be compared.
 
     Args:
-        apart: what else tells it from another stage, of other data or from another encoder; else "".
+        apart: the data again, where another stage differs in nothing else; else "".
+        origin: where the encoder is from, where a table's rows start from several; else "".
     """
 
     recipe: str
@@ -81,16 +82,18 @@ class Stage:
     data: str
     tables: Sequence[Shown]
     apart: str = ""
+    origin: str = ""
 
     @property
     def name(self) -> str:
         changed = f" --set {self.overrides}" if self.overrides else ""
-        return f"{self.recipe}{changed}" + (f" ({self.apart})" if self.apart else "")
+        which = [*([self.apart] if self.apart else []), *([f"from {self.origin}"] if self.origin else [])]
+        return f"{self.recipe}{changed}" + (f" ({', '.join(which)})" if which else "")
 
     @property
     def slug(self) -> str:
         """The same as part of a file's name."""
-        return re.sub(r"[^\w.=-]+", "_", f"{self.recipe} {self.overrides} {self.apart}".strip())
+        return re.sub(r"[^\w.=-]+", "_", f"{self.recipe} {self.overrides} {self.apart} {self.origin}".strip())
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ def read(store: Store) -> Evidence:
     named = Counter((recipe, overrides) for recipe, overrides, _ in data)
     stages = []
     for (recipe, overrides, of, origin), tables in found.items():
-        apart = [of] * (named[recipe, overrides] > 1) + [origin] * bool(origin)
-        stages.append(Stage(recipe, overrides, of, tables, apart=", ".join(apart)))
+        apart = of if named[recipe, overrides] > 1 else ""
+        stages.append(Stage(recipe, overrides, of, tables, apart=apart, origin=origin))
     stages.sort(key=lambda stage: -sum(len(shown.lines) for shown in stage.tables))
     return Evidence(str(store.folder), stages, notes)
 

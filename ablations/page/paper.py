@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 from pylatexenc.latexencode import UnicodeToLatexEncoder
 
+from ablations import lines as lines_of
 from ablations.columns import Result
 from ablations.page.evidence import Shown, Stage
 from ablations.printed import outcomes
@@ -36,7 +37,8 @@ def frame(stages: Sequence[Stage]) -> pd.DataFrame:
         for shown in stage.tables:
             for row in shown.rows:
                 line: Result = {"table": shown.table.name, "recipe": stage.recipe, "overrides": stage.overrides}
-                line |= {"data": stage.data, "row": row.name, "paper": row.paper, "seeds": len(shown.of(row))}
+                line |= {"data": stage.data, "encoder_from": ", ".join(lines_of.origins(shown.of(row)))}
+                line |= {"row": row.name, "paper": row.paper, "seeds": len(shown.of(row))}
                 for name, title in _numbers(shown).items():
                     mean = shown.mean(row, name)
                     line[title] = mean.mean if mean else None
@@ -94,7 +96,8 @@ def _caption(stage: Stage, shown: Shown) -> str:
 
 def _sentence(stage: Stage) -> str:
     data = f" on {stage.apart}" if stage.apart else ""
-    return f"Recipe {stage.recipe}{data}" + (f", changed as {stage.overrides}" if stage.overrides else "")
+    origin = f", from the encoder of {stage.origin}" if stage.origin else ""
+    return f"Recipe {stage.recipe}{data}{origin}" + (f", changed as {stage.overrides}" if stage.overrides else "")
 
 
 def _numbers(shown: Shown) -> dict[str, str]:

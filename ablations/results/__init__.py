@@ -264,6 +264,8 @@ def agreement(
 ) -> tuple[list[Agreement], list[ClaimTwice]]:
     """Whether two results folders agree, say of other seeds or people: row by row, and claim by claim.
 
+    Each folder's lines are of one data set and one encoder; whether both have the same is not asked.
+
     Raises UserError as `claims` does, and where they have no row in common.
     """
     lines = [selection.lines(opened(root), recipe, overrides, data, encoder_from) for root in (one, other)]

@@ -33,7 +33,7 @@ def lines(
     """
     overrides = todays.canonical(overrides)
     found: Lines = []
-    there, others = False, set[str]()
+    there, others, encoders = False, set[str](), set[str]()
     for name in catalogue.there(store) if names is None else names:
         definitions = store.definitions(name)
         if not definitions:
@@ -43,6 +43,7 @@ def lines(
         if its := [line for line in its if line["overrides"] == overrides and data in (None, line["data"])]:
             there = True
             its = [line for line, today in zip(its, todays.mask(name, its, definitions), strict=True) if today]
+            encoders |= set(lines_of.origins(its))
             if its := lines_of.of_encoder(its, encoder_from):
                 check_one_encoder(name, its)
                 found.append((catalogue.carried(name, recipe, overrides, definitions), its))
@@ -52,6 +53,8 @@ def lines(
         of += f" on {data}" if data else ""
         besides = f" Overrides that it has results with: {here}." if others else ""
         raise UserError(f"{store.folder} has no results of recipe {recipe}{of}.{besides}")
+    if encoder_from not in (None, *encoders):
+        raise UserError(unknown(f"encoder of the lines of recipe {recipe}", str(encoder_from), sorted(encoders)))
     sets = sorted({line["data"] for _, its in found for line in its})
     if len(sets) > 1:
         raise UserError(f"The lines are of several data sets: {', '.join(sets)}. Choose one with --data.")
