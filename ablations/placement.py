@@ -15,7 +15,7 @@ from simsiam.config import Config, Runtime
 _HEAD_BYTES = 2e9  # of memory that the head needs for itself
 # As benchmarks.overhead measures them, rounded up: what stands on the head for a trial of several workers, and what a
 # process that trains holds, where the training itself is small.
-_DRIVER_BYTES, _WORKER_BYTES = 0.7e9, 0.6e9
+_DRIVER_BYTES, _WORKER_BYTES = 0.7e9, 0.7e9
 
 
 @dataclass(frozen=True)

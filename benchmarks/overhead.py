@@ -30,6 +30,7 @@ SMALL = dict(image_size=8, width=4, dim=16, projector_hidden=16, predictor_hidde
 OF_ALL = (
     "IDLE",
     "_Latest",
+    "_Said",
     "DashboardAgent",
     "RuntimeEnvAgent",
     "_AutoscalingCoordinatorActor",
@@ -45,7 +46,12 @@ def child(results: str, workers: int, seeds: int) -> None:
     begun = time.monotonic()
     seconds: dict[str, float] = {}
     from ablations import run
-    from ablations.launch import connection, tuner
+    from ablations.launch import tuner
+
+    try:
+        from ablations.launch import connection
+    except ImportError:  # before, it stood there
+        from ablations.launch import cluster as connection  # type: ignore[no-redef]
 
     seconds["imports of run.py"] = time.monotonic() - begun
     moments: list[tuple[str, float]] = []

@@ -58,8 +58,8 @@ def test_the_autoscalers_maximum_counts_where_there_is_one() -> None:
         ({"CPU": 0, "memory": 2e9 + 3 * 0.7e9}, 2, 3),  # a driver a trial
         ({"CPU": 0, "memory": 1e9}, 2, 1),
         ({"CPU": 0, "memory": 1e9}, 1, 64),  # one worker needs no driver
-        ({"CPU": 64, "memory": 2e9 + 3 * 0.6e9}, 1, 3),  # Ray may place all of them on the head
-        ({"CPU": 64, "memory": 2e9 + 3 * (0.7e9 + 2 * 0.6e9)}, 2, 3),
+        ({"CPU": 64, "memory": 2e9 + 3 * 0.7e9}, 1, 3),  # Ray may place all of them on the head
+        ({"CPU": 64, "memory": 2e9 + 3 * (0.7e9 + 2 * 0.7e9)}, 2, 3),
     ],
 )
 def test_the_heads_memory_limits_what_it_carries(head: dict[str, float], workers: int, expected: int) -> None:
