@@ -48,8 +48,8 @@ def mask(table: str, lines: Lines, definitions: Definitions) -> list[bool]:
     today = [planned[_kind(line)].get((line["row"], line["seed"])) == line["fingerprint"] for line in lines]
     if others := today.count(False):
         made = "another version of the recipe, the table or the row made them"
-        made += ", or a --tune with other values. Run the last again with all values" * tuned
-        made += "" if tuned else ". Run its command again"
+        tune = ", or a --tune with other values. Run the last again with all values"
+        made += tune if tuned else ". Run its command again"
         warnings.warn(f"{others} line{'s' * (others > 1)} of {table} left out: {made}.", stacklevel=3)
     return today
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All that a bare machine with a GPU can tell, in at most six minutes: parity, the time budget, a table end to end.
-# bash benchmarks/gpu.sh OUT [CIFAR10] writes under OUT. CIFAR10 is a folder that --data takes. Exit code 0: all that was asked for ran.
+# bash benchmarks/gpu.sh OUT [CIFAR10] writes under OUT. CIFAR10 is a folder that --data takes. Exit code 0: all that was
+# asked for ran.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?a folder for what it finds}

@@ -87,8 +87,8 @@ class Stage:
     @property
     def name(self) -> str:
         changed = f" --set {self.overrides}" if self.overrides else ""
-        which = [*([self.apart] if self.apart else []), *([f"from {self.origin}"] if self.origin else [])]
-        return f"{self.recipe}{changed}" + (f" ({', '.join(which)})" if which else "")
+        which = ", ".join(filter(None, (self.apart, self.origin and f"from {self.origin}")))
+        return f"{self.recipe}{changed}" + (f" ({which})" if which else "")
 
     @property
     def slug(self) -> str:
@@ -122,8 +122,7 @@ def read(store: Store) -> Evidence:
                 found.setdefault(key, []).append(shown)
     unknown = sorted(file for file in store.table_files() if file.removesuffix(".parquet") not in known)
     notes += [f"{file} is of no table that this version knows." for file in unknown]
-    data = {key[:3] for key in found}
-    named = Counter((recipe, overrides) for recipe, overrides, _ in data)
+    named = Counter((recipe, overrides) for recipe, overrides, _ in {key[:3] for key in found})
     stages = []
     for (recipe, overrides, of, origin), tables in found.items():
         apart = of if named[recipe, overrides] > 1 else ""
@@ -148,9 +147,11 @@ def fidelities(stages: Sequence[Stage]) -> Iterator[tuple[str, Fidelity]]:
 
 def _by_stage(lines: Sequence[Result]) -> dict[_Key, list[Result]]:
     """A table's lines by what may be compared. Rows that start from no encoder are beside those of each."""
+    comparable: dict[tuple[str, str, str], list[Result]] = {}
+    for line in lines:
+        comparable.setdefault((line["recipe"], line["overrides"], line["data"]), []).append(line)
     found: dict[_Key, list[Result]] = {}
-    for key in dict.fromkeys((line["recipe"], line["overrides"], line["data"]) for line in lines):
-        its = [line for line in lines if (line["recipe"], line["overrides"], line["data"]) == key]
+    for key, its in comparable.items():
         origins = lines_of.origins(its)
         for origin in origins if len(origins) > 1 else [""]:
             found[*key, origin] = lines_of.of_encoder(its, origin or None)
