@@ -42,8 +42,7 @@ def results(table: Table, lines: Sequence[Result], *, looks: int = 1, short: Col
     """
     if table.tuned:
         return tuned_table(table, lines, short)
-    whole = [] if BASELINE in short else [row.name for row in table.rows if row.name not in short]
-    differences = verdict.differences(whole, BASELINE, lines, looks=looks)
+    differences = verdict.differences([row.name for row in table.rows], BASELINE, lines, looks=looks, short=short)
     of = _by_row(lines)
     shown = _matrices(table, of, differences) or _list(table, of, differences)
     itself = f"The baseline: {_cell(of.get(BASELINE, []))}."

@@ -196,14 +196,17 @@ def _judge_divergence(claim: Claim, rows: Mapping[str, Mapping[int, Line]]) -> V
     return Verdict(claim, UNDECIDED, evidence, n)
 
 
-def differences(names: Iterable[str], baseline: str, lines: Iterable[Line], *, looks: int = 1) -> dict[str, Difference]:
+def differences(
+    names: Iterable[str], baseline: str, lines: Iterable[Line], *, looks: int = 1, short: Collection[str] = ()
+) -> dict[str, Difference]:
     """Row -> its difference to the baseline, of those that have one: a grid's, whose intervals hold together at 95 %.
 
     Each of m is judged at level 1 - 0.05/m, as claims are, over the looks if seeds are added. A row that is the
     baseline's own training has none; nor has one of fewer than two seeds in common, or one that has failed or diverged
-    in some seed: what is left may be what went well.
+    in some seed: what is left may be what went well; nor one that is `short` of seeds, as in `judge`, and where the
+    baseline is, none has.
     """
-    rows = by_row(lines)
+    rows = {name: of for name, of in by_row(lines).items() if name not in short}
     itself = rows.get(baseline, {})
     whole = [name for name in names if {line["outcome"] for line in rows.get(name, {}).values()}.isdisjoint(_LOST)]
     values = {name: paired(rows[name], itself) for name in whole if name != baseline and name in rows}
