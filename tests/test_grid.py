@@ -274,6 +274,17 @@ def test_a_row_that_lost_seeds_has_no_difference_and_a_mark() -> None:
     assert [row[1].split()[-1] for row in rows[1:]] == ["(d)", "(f)"]
 
 
+@pytest.mark.parametrize(
+    ("short", "with_one"),
+    [((), [True, True, True]), (("width=16",), [True, False, True]), (("baseline",), [False] * 3)],
+)
+def test_a_row_left_short_of_seeds_has_no_difference(short: tuple[str, ...], with_one: list[bool]) -> None:
+    table = grid.of_recipe("g", {"width": (4, 16, 32)})
+    lines = numbers(table, lambda row: 90.0 + 5 * (row.at.get("width", 0) > 4))
+    rows = [each.split("|") for each in printed_grid.results(table, lines, short=short).splitlines()]
+    assert [row[3].strip() != "-" for row in rows if row[1:] and row[1].startswith(" width=")] == with_one
+
+
 @pytest.mark.parametrize(("option", "rows"), [("--grid", 1 + 2 * 2), ("--tune", 2 + 2 * 2)])
 def test_rows_of_a_table_are_named_as_the_tables(option: str, rows: int) -> None:
     asked_rows = request.read(
