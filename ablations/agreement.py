@@ -32,6 +32,7 @@ class Agreement:
         means: kNN top-1, per cent, of one and of the other, at 95 % each; None where no seed has a number.
         difference: one minus other, points, at 95 % over all rows compared; None with less than two seeds in either.
         shared: results that are in both with the same numbers, as of the same Config on the same kind of machine.
+        apart: column -> its values in one and in the other, of what they were made of and by, where these differ.
     """
 
     table: str
@@ -40,6 +41,7 @@ class Agreement:
     means: tuple[Interval | None, Interval | None]
     difference: Interval | None
     shared: int
+    apart: Mapping[str, tuple[str, str]]
 
     @property
     def says(self) -> str:
@@ -86,10 +88,16 @@ def _compared(row: tuple[str, str], one: Sequence[Line], other: Sequence[Line], 
             line["fingerprint"] in found and all(line[name] == found[line["fingerprint"]][name] for name in _NUMBERS)
             for line in other
         ),
+        apart={name: its for name in _MADE if len(set(its := (_several(one, name), _several(other, name)))) > 1},
     )
 
 
 _NUMBERS = "outcome", "loss", METRIC, "linear_top1"
+_MADE = "data", "encoder_from", "sources", "torch", "device"
+
+
+def _several(lines: Iterable[Line], name: str) -> str:
+    return ", ".join(sorted({str(line[name]) for line in lines if line.get(name) is not None})) or "none"
 
 
 def _values(lines: Iterable[Line]) -> list[float]:

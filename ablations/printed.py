@@ -123,12 +123,15 @@ def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
         (f"{each.table.name}: {each.one.claim}", each.one.verdict, each.other.verdict, each.says) for each in claims
     ]
     shared = sum(row.shared for row in rows)
+    apart = Counter((name, *its) for row in rows for name, its in row.apart.items())
+    made = [f"{name} {one} and {other} ({n} row{'s' * (n > 1)})" for (name, one, other), n in apart.items()]
     return "\n".join(
         [
             aligned(cells),
             "",
             f"{len(rows)} rows: {_counted(row.says for row in rows)}. The differences hold together at 95 %: ± is what "
             f"they could have missed. {shared} of their results are in both, with the same numbers.",
+            *([f"Not alike in both: {'; '.join(made)}."] if made else []),
             "",
             aligned(judged),
             "",

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from test_store import a_result, plan
 
-from ablations import agreement, results
+from ablations import agreement, printed, results
 from ablations.agreement import AGREE, CONTRARY, DIFFER, OPEN, SAME, TOO_FEW
 from ablations.results import __main__ as results_main
 from ablations.store import Store
@@ -69,6 +69,18 @@ def test_a_row_agrees_or_differs(one: list[dict[str, Any]], other: list[dict[str
     (row,) = agreement.rows(one, other)
     assert row.says == says
     assert row.shared == 0
+
+
+def test_what_the_runs_were_made_of_is_named_where_it_differs() -> None:
+    made = {"data": "digits@0", "torch": "2.15.0", "sources": "aa", "device": "AMD EPYC", "encoder_from": None}
+    one = lines(list(ONE), **made)
+    other = [*lines(list(ONE), 5, **made | {"torch": "2.11.0"}), *lines(list(ONE), 10, **made)]
+    (alike,) = agreement.rows(one, one)
+    (row,) = agreement.rows(one, other)
+    assert (alike.apart, row.apart) == ({}, {"torch": ("2.15.0", "2.11.0, 2.15.0")})
+    told = printed.agreement([row, alike], [])
+    assert "Not alike in both: torch 2.15.0 and 2.11.0, 2.15.0 (1 row)." in told
+    assert "Not alike" not in printed.agreement([alike], [])
 
 
 def test_rows_share_the_error_rate_and_name_what_is_the_same_training() -> None:

@@ -264,7 +264,7 @@ def agreement(
 ) -> tuple[list[Agreement], list[ClaimTwice]]:
     """Whether two results folders agree, say of other seeds or people: row by row, and claim by claim.
 
-    Each folder's lines are of one data set and one encoder; whether both have the same is not asked.
+    Each folder's lines are of one data set and one encoder; where both have not the same, a row's `apart` has them.
 
     Raises UserError as `claims` does, and where they have no row in common.
     """
