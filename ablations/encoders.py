@@ -164,7 +164,10 @@ def of_trials(asked: str, store: Store) -> Encoders:
 def _result(fingerprint: str, store: Store) -> dict[str, Any]:
     result = store.trial(fingerprint)
     if result is None:
-        raise UserError(configs.unknown("finished trial", fingerprint, store.fingerprints()))
+        raise UserError(
+            f"{store.folder} has no finished trial {fingerprint}. Give the fingerprint of one: run.py --plan "
+            "--fingerprints lists a table's."
+        )
     return result
 
 

@@ -69,6 +69,16 @@ def of_encoder(lines: Sequence[Result], origin: str | None) -> list[Result]:
     return [line for line in lines if line.get("encoder_from") not in others]
 
 
+def same_trainings(lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """The rows, by groups of several, that are one training a seed since their settings come to the same."""
+    groups: dict[str, list[str]] = {}  # fingerprint -> rows
+    for line in lines:
+        groups.setdefault(line["fingerprint"], [])
+        if line["row"] not in groups[line["fingerprint"]]:
+            groups[line["fingerprint"]].append(line["row"])
+    return [list(each) for each in dict.fromkeys(map(tuple, groups.values())) if len(each) > 1]
+
+
 def key(line: Result) -> tuple[Any, ...]:
     """What a line of a table is filed under; pictures of another folder, or another encoder, are another line."""
     return (*(line[name] for name in ("recipe", "overrides", "data", "row", "seed")), line.get("encoder_from"))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ablations import lines as lines_of
 from ablations import provenance
 from ablations.agreement import Agreement, ClaimTwice
 from ablations.board import duration
@@ -26,8 +27,8 @@ _FORENSICS = (("z_std", "z_std", 2), ("rank", "effective_rank", 1))
 
 _OF_CLASSES = """\
 Top-1 in per cent, mean ± standard deviation over seeds: kNN, which the claims are judged on, and a
-linear probe, which the paper's numbers are of. * is the row that the others change; time is of a trial."""
-_OF_BOXES = "AP in per cent, mean ± standard deviation over seeds; time is of a trial."
+linear probe, which the paper's numbers are of. * is the row that the others change; time is the median of a trial."""
+_OF_BOXES = "AP in per cent, mean ± standard deviation over seeds; time is the median of a trial."
 
 
 def results(table: Table, lines: Sequence[Result]) -> str:
@@ -52,7 +53,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
             stale = ", stale" if any(map(provenance.is_stale, seeds)) else ""
             name = row.name + " *" * any(line.get("baseline") for line in seeds)
             cost = [price(line.get("price") for line in seeds) for _ in prices]
-            cells.append((name, paper, *published, *ours, outcomes(seeds) + stale, _time(seeds), *cost))
+            cells.append((name, paper, *published, *ours, outcomes(seeds) + stale, took(seeds), *cost))
     text = [
         f"{table.title} ({table.section})",
         _OF_BOXES if numbers is _DETECTION else _OF_CLASSES,
@@ -64,8 +65,14 @@ def results(table: Table, lines: Sequence[Result]) -> str:
     pixels = [line["knn_top1_pixels"] for line in lines if line["knn_top1_pixels"] is not None]
     raw = [f"kNN on the raw pixels: {pixels[0]:.1f} %."] if pixels else []
     named = dict.fromkeys(f"Reference: {line['reference_source']}; {line['reference_of']}." for line in told.values())
-    below = [*messages, *named, *raw]
+    below = [*messages, *same_trainings(lines), *named, *raw]
     return "\n".join([*text, *([""] if below else []), *below])
+
+
+def same_trainings(lines: Sequence[Result]) -> list[str]:
+    """Which rows are no evidence beside each other, a sentence a group."""
+    groups = lines_of.same_trainings(lines)
+    return [f"One training a seed, since their settings come to the same here: {', '.join(rows)}." for rows in groups]
 
 
 def which(line: Result) -> str:
@@ -105,9 +112,14 @@ def outcomes(lines: Sequence[Result]) -> str:
     return ", ".join(o if n == len(lines) else f"{n} {o}" for o, n in counts.items())
 
 
-def _time(lines: Sequence[Result]) -> str:
+def took(lines: Sequence[Result]) -> str:
+    """What a trial of these took, the median, and the range where a busy machine has made it more than twofold."""
     seconds = [line["wall_seconds"] for line in lines if line["wall_seconds"] is not None]
-    return duration(statistics.fmean(seconds)) if seconds else "-"
+    if not seconds:
+        return "-"
+    shortest, longest = min(seconds), max(seconds)
+    spread = f" ({duration(shortest)} to {duration(longest)})" if longest > 2 * shortest else ""
+    return duration(statistics.median(seconds)) + spread
 
 
 def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:

@@ -18,7 +18,7 @@ from ablations.table import COLLAPSES, DOES_NOT_COLLAPSE, ORDERING, UNSTABLE, WI
 
 REPRODUCED, CONTRADICTED, UNDECIDED = "reproduced", "contradicted", "undecided"
 ALPHA = 0.05
-METRIC, UNTRAINED = "knn_top1", "knn_top1_init"
+METRIC, UNTRAINED, ROUGHNESS = "knn_top1", "knn_top1_init", "loss_roughness"
 ROUGHER = 2.0  # an unstable row's loss changes by more than this times the other's, from epoch to epoch
 
 Line = Mapping[str, Any]  # of results/<table>.parquet
@@ -157,7 +157,7 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
     pairs, (low, high) = _pairs(claim), region(claim)
     found: list[Difference] = []
     for better, worse in pairs:
-        values = paired(rows[better], rows[worse], claim.kind)
+        values = paired(rows[better], rows[worse], ROUGHNESS if claim.kind == UNSTABLE else METRIC)
         if len(values) < 2:
             common = f"{len(values)} seed{'s' * (len(values) != 1)} in common"
             evidence = f"{better} and {worse} have {common}: too few for an interval"
@@ -242,16 +242,15 @@ def region(claim: Claim) -> tuple[float, float]:
     return low, math.inf
 
 
-def paired(one: Mapping[int, Line], other: Mapping[int, Line], kind: str = WORSE) -> list[float]:
-    """Differences of the seeds that both rows have a number for: of the metric, or of log2 of the loss's roughness."""
-    name = "loss_roughness" if kind == UNSTABLE else METRIC
+def paired(one: Mapping[int, Line], other: Mapping[int, Line], name: str = METRIC) -> list[float]:
+    """Differences in a column of the seeds that both rows have a number for; of the loss's roughness, in its log2."""
     differences = []
     for seed in sorted(one.keys() & other.keys()):
         if one[seed]["fingerprint"] == other[seed]["fingerprint"]:
             continue  # overrides have made the rows one training, which says nothing of a difference
         a, b = one[seed][name], other[seed][name]
-        if number(a) and number(b) and (kind != UNSTABLE or (a > 0 and b > 0)):
-            differences.append(math.log2(a / b) if kind == UNSTABLE else a - b)
+        if number(a) and number(b) and (name != ROUGHNESS or (a > 0 and b > 0)):
+            differences.append(math.log2(a / b) if name == ROUGHNESS else a - b)
     return differences
 
 

@@ -150,7 +150,7 @@ def test_what_cannot_be_exported_is_said(kept: Path, tmp_path: Path, capsys: pyt
     for arguments, complaint in (
         ((fingerprint, str(tmp_path / "x.pth")), "exported as .safetensors. Got"),
         ((fingerprint, str(tmp_path / "no" / "x.safetensors")), "cannot be written: No such file"),
-        (("0" * 20, str(tmp_path / "x.safetensors")), "Unknown finished trial '00000000000000000000'"),
+        (("0" * 20, str(tmp_path / "x.safetensors")), "has no finished trial 00000000000000000000. Give"),
     ):
         assert results_main.main(["export", *arguments, "--results", str(kept)]) == 2
         assert complaint in capsys.readouterr().err
@@ -245,7 +245,7 @@ def test_fine_tuning_that_was_killed_is_bit_for_bit_the_same(kept: Path) -> None
         (("--from", "stop_gradient"), "--from takes TABLE/ROW, or fingerprints separated by commas."),
         (("--from", "stop_gradient/without"), "has no results of stop_gradient/without. Known there: with."),
         (("--from", "epochs/1x"), "has no results of epochs/1x."),
-        (("--from", "0" * 20), "Unknown finished trial '00000000000000000000'."),
+        (("--from", "0" * 20), "has no finished trial 00000000000000000000. Give"),
         (("--from", "stop_gradient/with", "--seeds", "3"), "has no checkpoint of seed 2; there are those of 0, 1."),
         (("--from", "stop_gradient/with", "--weights", "x"), "--from and --weights exclude each other."),
         (

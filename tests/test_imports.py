@@ -67,7 +67,7 @@ ARROWS = {
     "progress": {"board", "table", "terminal", "tracking"},
     "tracking": {"files", "table", "terminal"},
     "board": {"files", "terminal"},
-    "printed": {"agreement", "board", "fidelity", "provenance", "table", "verdict"},
+    "printed": {"agreement", "board", "fidelity", "lines", "provenance", "table", "verdict"},
     "printed_plan": {"board", "estimate", "planning", "printed", "store", "table"},
     "timing": {"estimate", "launch_local", "table", "terminal", "trial"},
     "printed_grid": {"grid", "printed", "table", "tuned", "verdict"},

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import tiny
@@ -18,9 +16,8 @@ from test_agreement import ONE, OTHER, published
 from test_store import a_result, plan
 
 from ablations import grid, planning, report, results, run
-from ablations.page import build, charts, evidence, paper
+from ablations.page import build, charts, evidence
 from ablations.store import Store
-from simsiam.data import LAYOUTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -202,80 +199,6 @@ def test_watch_writes_the_page_again_when_a_result_has_arrived(
     assert "Predictor" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("kind", report.FORMATS)
-def test_words_for_a_paper_have_the_files_numbers(kind: str, shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(["--results", str(shown), "--format", kind]) == 0
-    told = capsys.readouterr().out
-    assert ("91.5" if kind != "csv" else str(statistics.fmean(ONE))) in told
-    assert ("Chen, Xinlei" in told) == (kind != "csv")
-    assert ("We train SimSiam on the digits of scikit-learn (" in told) == (kind != "csv")
-
-
-def test_latex_is_balanced_and_escaped() -> None:
-    store = Store.at(ROOT / "results" / "published" / "digits")
-    text = report.words(store, "latex").partition("@inproceedings")[0]
-    tables = [shown for stage in evidence.read(store).stages for shown in stage.tables]
-    found = re.findall(r"\\begin\{table\*\}(.+?)\\end\{table\*\}", text, re.DOTALL)
-    assert len(found) == len(tables)
-    for table, shown in zip(found, tables, strict=True):
-        rows = table.partition(r"\midrule")[2].partition(r"\bottomrule")[0].strip().splitlines()
-        assert len(rows) == len(shown.rows)
-        assert all(row.endswith(r"\\") and len(re.findall(r"(?<!\\)&", row)) == 5 for row in rows)
-    labels = re.findall(r"\\label\{(.+?)\}", text)
-    assert len({*labels}) == len(labels) == len(tables)
-    outside = re.sub(r"\\label\{.+?\}|(?<!\\)&(?= )", "", text)
-    assert not re.findall(r"(?<!\\)[%&#_]|[|<>]|[^\x00-\x7f]", outside)
-    assert r"95 \% t intervals" in text  # a bare % would hide the rest of its line
-
-
-@pytest.mark.parametrize(
-    ("text", "tex"),
-    [
-        ("50 % & _x_ #1 $a$ {b}", r"50 \% \& \_x\_ \#1 \$a\$ \{b\}"),
-        ("a|b", r"a{\textbar}b"),
-        ("[0.5; 1)", "{}[0.5; 1)"),  # else an argument of the \\ before it
-        ("*", "{}*"),
-        ("τ < √", r"\ensuremath{\tau} \ensuremath{<} \ensuremath{\sqrt{}}"),
-    ],
-)
-def test_letters_that_tex_reads_otherwise(text: str, tex: str) -> None:
-    assert paper._tex(text) == tex
-
-
-def test_words_of_one_table_are_of_that_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
-    store, others = Store.at(tmp_path), plan("predictor", rows=["none"])
-    store.write(a_result(others[0].config, wall_seconds=1.0), [])
-    store.rebuild(others)
-    text = report.words(store, "markdown", "predictor")
-    assert "Stop-gradient" not in text
-    assert "Rows have 1 seed; we give" in text
-
-
-def test_two_data_sets_of_a_recipe_have_captions_of_their_own(tmp_path: Path) -> None:
-    published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
-    store, others = Store.at(tmp_path), plan(rows=["with"], data="images@1")
-    store.write(a_result(others[0].config), [])
-    store.rebuild(others)
-    stages = evidence.read(store).stages
-    assert len({stage.slug for stage in stages}) == len({stage.name for stage in stages}) == 2
-    captions = [line for line in report.words(store, "markdown").splitlines() if line.startswith("**")]
-    assert len({*captions}) == 2
-    assert any("Recipe digits on images@1." in caption for caption in captions)
-
-
-def test_csv_is_one_table_of_all(tmp_path: Path) -> None:
-    store = Store.at(ROOT / "results" / "published" / "digits")
-    (tmp_path / "all.csv").write_text(report.words(store, "csv"))
-    frame = pd.read_csv(tmp_path / "all.csv", keep_default_na=False)
-    assert set(frame.overrides) == {"", "epochs=25"}
-    baselines = frame[(frame.table == "predictor") & (frame.row == "baseline")]
-    lines = results.load("predictor", root=ROOT / "results" / "published" / "digits")
-    for line in baselines.itertuples():
-        own = lines[(lines.row == "baseline") & (lines.overrides == line.overrides)]
-        assert float(frame.loc[line.Index, "kNN top-1, %"]) == pytest.approx(own.knn_top1.mean())
-
-
 def test_figures_are_vector_files_named_by_table_and_quantity(
     shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,10 +264,3 @@ def test_a_table_of_very_many_rows_is_not_drawn(tmp_path: Path) -> None:
     assert "51 rows are too many to draw: the table has them." in page.text
     assert page.charts == []
     assert sum(cells[0].strip().startswith("base_lr=") for cells in page.cells) == 50
-
-
-def test_each_layout_has_words_for_a_paper() -> None:
-    told = {layout: paper._data(f"{layout}@0123abcd") for layout in LAYOUTS}
-    assert told["cifar10"] == "CIFAR-10"
-    assert told["parquet"] == "pictures in Parquet files (digest 0123abcd)"
-    assert {*paper.DATA_NAMES, *paper._OWN} == {*LAYOUTS}

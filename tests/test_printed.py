@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 
 from ablations import board, catalogue, planning, printed, progress, provenance, verdict
 
+_NUMBERS = itertools.count()
+
 
 def line(row: str, **values: Any) -> dict[str, Any]:
     empty = dict.fromkeys(
@@ -17,7 +20,7 @@ def line(row: str, **values: Any) -> dict[str, Any]:
     )
     usual = {"outcome": "finished", "knn_top1_pixels": None, "sources": provenance.sources(), "method": "simsiam"}
     usual |= {"recipe": "digits", "data": "images@0", "overrides": "epochs=4"}
-    return {"row": row, **usual, **empty, **values}
+    return {"row": row, "fingerprint": f"{next(_NUMBERS)}", **usual, **empty, **values}
 
 
 def test_a_table_reads_like_the_papers() -> None:
@@ -39,6 +42,16 @@ def test_a_table_reads_like_the_papers() -> None:
     assert "without: it broke" in text
     assert "Recipe digits, data images@0, --set epochs=4. These are not the digits." in text
     assert "kNN on the raw pixels: 97.8 %." in text
+
+
+def test_rows_that_are_one_training_are_named_and_a_busy_machine_is_seen() -> None:
+    same = {"fingerprint": "a", "knn_top1": 95.0}
+    lines = [line("all", **same, wall_seconds=60.0), line("no_flip", **same), line("no_crop", wall_seconds=60.0)]
+    lines += [line("no_crop", wall_seconds=seconds) for seconds in (61.0, 200.0)]
+    text = printed.results(catalogue.get("augmentation"), lines)
+    assert "One training a seed, since their settings come to the same here: all, no_flip." in text
+    assert [row.split("|")[-2].strip() for row in text.splitlines() if "no_crop" in row] == ["1:01 (1:00 to 3:20)"]
+    assert "One training" not in printed.results(catalogue.get("augmentation"), lines[1:])
 
 
 def test_a_published_number_stands_beside_the_papers_where_there_is_one() -> None:

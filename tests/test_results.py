@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import tiny
 from scipy import stats
-from test_store import a_result
+from test_store import a_result, plan
 
 from ablations import catalogue, planning, results, run
 from ablations import table as tables
@@ -79,16 +80,54 @@ def test_what_is_not_there_says_what_to_do(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(UserError, match="Unknown table"):
         results.load("similarty", root=tmp_path)
     assert results_main.main(["diff", "a", "b", "--results", str(tmp_path)]) == 2
-    assert "Unknown trial 'a'" in capsys.readouterr().err
+    assert "has no trial a. Give a fingerprint, its first digits, or TABLE/ROW/SEED." in capsys.readouterr().err
 
 
-def test_diff_shows_the_fields_that_differ_and_the_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    frame = results.load("stop_gradient", root=folder)
-    assert results_main.main(["diff", frame.fingerprint[0], frame.fingerprint[3], "--results", str(folder)]) == 0
-    names = [text.split("|")[1].strip() for text in capsys.readouterr().out.splitlines()[2:]]
-    assert names[:2] == ["seed", "stop_gradient"]
-    assert {"outcome", "knn_top1", "z_std"} <= set(names[2:])
+@pytest.mark.parametrize("kept", ["trials", "tables alone, as published"])
+def test_diff_shows_the_fields_that_differ_and_the_results(
+    kept: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    if kept != "trials":
+        shutil.rmtree(tmp_path / "trials")
+    one, other = (line.fingerprint for line in results.load("stop_gradient", root=tmp_path).iloc[[0, 3]].itertuples())
+    told = []
+    for pair in ((one, other), (one[:12], other[:12]), ("stop_gradient/with/0", "stop_gradient/without/1")):
+        assert results_main.main(["diff", *pair, "--results", str(tmp_path)]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] == told[2]
+    heading, _, *lines = ([cell.strip() for cell in text.split("|")[1:-1]] for text in told[0].splitlines())
+    assert heading == ["", "stop_gradient/with seed 0", "stop_gradient/without seed 1"]
+    names = [line[0] for line in lines]
+    assert names[:3] == ["fingerprint", "seed", "stop_gradient"]
+    assert {"outcome", "knn_top1", "z_std"} <= set(names[3:])
     assert "epochs" not in names
+
+
+def test_a_trial_that_is_several_is_refused_with_their_names(tmp_path: Path) -> None:
+    store = Store.at(tmp_path)
+    for overrides in ({}, {"epochs": 1}, {"epochs": 2}):
+        trials = plan(seeds=[0], overrides=overrides)
+        for trial in trials:
+            store.write(a_result(trial.config), [])
+        store.rebuild(trials)
+    with pytest.raises(UserError, match=r"^ is 6 trials: .* \(stop_gradient/with seed 0, Recipe .*; \.\.\.\. Give"):
+        results.diff("", "", root=tmp_path)
+    assert "with seed 0 |" in results.diff("stop_gradient/with", "stop_gradient/without", root=tmp_path)
+    assert "| epochs " not in results.diff("stop_gradient/with", "stop_gradient/without", root=tmp_path)
+
+
+def test_where_nothing_is_of_a_recipe_what_is_there_is_named(folder: Path) -> None:
+    for asked, there in (
+        ({"recipe": "cifar10"}, r"of recipe cifar10\. Recipes there: digits\. Tables there: stop_gradient\."),
+        ({"names": ["predictor"]}, r"of recipe digits of table predictor\. Recipes there"),
+        (
+            {"names": ["stop_gradient"]},
+            r"of recipe digits of table stop_gradient without overrides\. Overrides that it",
+        ),
+    ):
+        with pytest.raises(UserError, match=there):
+            results.claims(root=folder, **asked)  # type: ignore[arg-type]
 
 
 def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: Any) -> None:
@@ -156,7 +195,7 @@ def test_results_that_are_not_there_are_not_confused_with_other_overrides(folder
         match=r"no results of recipe digits without overrides.* --overrides 'base_lr=0.5 crop_min_area=0.4 dim=16",
     ):
         results.claims(root=folder)
-    with pytest.raises(UserError, match=r"no results of recipe digits\.$"):
+    with pytest.raises(UserError, match=r"no results of recipe digits\. Recipes there: none"):
         results.claims(root=tmp_path)
 
 
@@ -178,6 +217,10 @@ def test_compare_is_scipys_paired_interval_and_pivot_the_means(folder: Path) -> 
     spread = max(differences.std(ddof=1), 100 / 360)  # not below one test picture
     assert (found.mean, found.n) == (pytest.approx(differences.mean()), 2)
     assert found.half == pytest.approx(stats.t.ppf(0.975, 1) * spread / 2**0.5)
+    linear = frame.pivot(index="seed", columns="row", values="linear_top1")
+    assert results.compare("stop_gradient", "with", "without", value="linear_top1", **asked).mean == pytest.approx(
+        (linear["with"] - linear["without"]).mean()
+    )
     by_seed = results.pivot("stop_gradient", columns="seed", root=folder)
     assert list(by_seed.index) == ["with", "without"]
     assert by_seed.loc["without", 1] == values["without"][1]
@@ -187,3 +230,16 @@ def test_compare_is_scipys_paired_interval_and_pivot_the_means(folder: Path) -> 
         results.compare("stop_gradient", "with", "witout", **asked)
     with pytest.raises(UserError, match="Unknown column 'knn'"):
         results.pivot("stop_gradient", value="knn", root=folder)
+    for name in ("outcome", "knn"):
+        with pytest.raises(UserError, match=f"Unknown column of numbers '{name}'"):
+            results.compare("stop_gradient", "with", "without", value=name, **asked)
+    with pytest.raises(UserError, match="'outcome' has no numbers"):
+        results.pivot("stop_gradient", value="outcome", root=folder)
+
+
+def test_compare_says_why_two_rows_have_no_difference() -> None:
+    root = ROOT / "results" / "published" / "digits"
+    with pytest.raises(UserError, match="no_flip and all of augmentation are one training a seed"):
+        results.compare("augmentation", "no_flip", "all", root=root)
+    with pytest.raises(UserError, match=r"have a number for \(256: finished; 4096: infeasible\)"):
+        results.compare("batch_size", "256", "4096", root=root)

@@ -21,7 +21,7 @@ from ablations.columns import Result
 from ablations.page import charts, paper
 from ablations.page.evidence import Evidence, Shown, Stage, fidelities
 from ablations.page.paper import mean_text
-from ablations.printed import outcomes, price
+from ablations.printed import outcomes, price, took
 from ablations.store import Store
 from ablations.table import Claim
 from ablations.verdict import METRIC, UNTRAINED, Verdict, number
@@ -200,10 +200,10 @@ def _rows(name: str, shown: Shown) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _cost(lines: Sequence[Result], priced: bool) -> Iterator[str]:
-    """Of a row: how long a trial took, how fast it was, and what all of its seeds cost."""
-    for name, text in (("wall_seconds", duration), ("images_per_second", "{:,.0f}".format)):
-        values = [line[name] for line in lines if number(line[name])]
-        yield text(statistics.fmean(values)) if values else "-"
+    """Of a row: how long a trial took, how fast it was (medians), and what all of its seeds cost."""
+    yield took(lines)
+    speeds = [line["images_per_second"] for line in lines if number(line["images_per_second"])]
+    yield f"{statistics.median(speeds):,.0f}" if speeds else "-"
     if priced:
         yield price(line["price"] for line in lines)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 from pylatexenc.latexencode import UnicodeToLatexEncoder
@@ -12,9 +12,10 @@ from pylatexenc.latexencode import UnicodeToLatexEncoder
 from ablations import lines as lines_of
 from ablations.columns import Result
 from ablations.page.evidence import Shown, Stage
-from ablations.printed import outcomes
+from ablations.printed import outcomes, same_trainings
 from ablations.table import Table
 from ablations.verdict import Interval
+from simsiam import config as configs
 from simsiam.methods import DETECTION
 
 BIBTEX = """\
@@ -89,9 +90,11 @@ def _latex(stage: Stage, shown: Shown) -> str:
 
 
 def _caption(stage: Stage, shown: Shown) -> str:
-    return (
-        f"{shown.table.title} ({shown.table.section}). {_sentence(stage)}. Means over seeds with their 95 % intervals."
-    )
+    parts = [f"{shown.table.title} ({shown.table.section}).", f"{_sentence(stage)}."]
+    parts.append("Means over seeds with their 95 % intervals.")
+    if any(row.paper is not None for row in shown.rows):
+        parts.append("The paper's numbers are linear top-1 on ImageNet.")
+    return " ".join([*parts, *([] if shown.table.axes else same_trainings(shown.lines))])
 
 
 def _sentence(stage: Stage) -> str:
@@ -146,8 +149,8 @@ _NOT_RECORDED = _NotRecorded()
 _METHODS_PARAGRAPH = """\
 We train {method} on {data} ({train_pictures:,} pictures of {image_size} px) by the recipe {recipe}: a \
 {backbone}, {heads}{optimizer} with momentum {momentum:g} and weight decay {weight_decay:g}, a base learning rate of \
-{base_lr:g} scaled by batch/256 with a cosine schedule, batch {batch_size}, {epochs} epochs, in {precision}. \
-{rows} Accuracies are of {test_images:,} test pictures after the last epoch: kNN with k = \
+{base_lr:g} scaled by batch/256 with a cosine schedule{predictor_lr}, batch {batch_size}, {epochs} epochs, in \
+{precision}. {rows} Accuracies are of {test_images:,} test pictures after the last epoch: kNN with k = \
 {knn_k} and temperature {knn_temperature:g} on the backbone's features, and a linear probe ({probe}) on them. A \
 run has collapsed if the std of z/||z|| times sqrt(d) is below 0.02 or its effective rank below 3. Rows have \
 {seeds}; we give means with 95 % t intervals. Claims are judged on kNN top-1 by differences paired by \
@@ -168,26 +171,71 @@ def methods(stage: Stage) -> str:
         return f"Nothing of recipe {stage.name} has been trained yet."
     if not any(line["epochs"] for line in lines):
         return f"{_sentence(stage)}: networks as they are, without training."
-    baseline = next((line for line in lines if line["baseline"]), next(line for line in lines if line["epochs"]))
-    width = "" if baseline["width"] == 64 else f" of width {baseline['width']}"
+    baselines = _baselines(stage)
+    usual = _usual(baselines.values()) if baselines else next(line for line in lines if line["epochs"])
+    width = "" if usual["width"] == 64 else f" of width {usual['width']}"
     said = {
-        "method": METHOD_NAMES.get(baseline["method"], baseline["method"]),
+        "method": _method(usual["method"]),
         "data": _data(stage.data),
         "recipe": _sentence(stage).removeprefix("Recipe "),
-        "backbone": baseline["backbone"].replace("resnet", "ResNet-") + width,
-        "heads": _heads(baseline),
-        "rows": " ".join(
-            _rows(shown.table)
-            for shown in {(bool(shown.table.axes), shown.table.tuned): shown for shown in stage.tables}.values()
-        ),
+        "backbone": usual["backbone"].replace("resnet", "ResNet-") + width,
+        "heads": _heads(usual),
+        "predictor_lr": "; the predictor's is constant" * (usual["predictor_lr"] == "constant"),
+        "rows": " ".join([*_kinds_of_rows(stage), *_other_baselines(baselines, usual), *_other_methods(lines, usual)]),
         "seeds": _seeds(len({line["seed"] for line in shown.of(row)}) for shown in stage.tables for row in shown.rows),
         "torch": _listed(line["torch"] for line in lines),
         "device": _listed(line["device"] for line in lines),
     }
-    recorded = {name: _NOT_RECORDED if value is None else value for name, value in baseline.items()}
-    recorded["optimizer"] = OPTIMIZER_NAMES.get(baseline["optimizer"], _NOT_RECORDED)
-    paragraph = _DETECTION_PARAGRAPH if baseline["method"] == DETECTION else _METHODS_PARAGRAPH
+    recorded = {name: _NOT_RECORDED if value is None else value for name, value in usual.items()}
+    recorded["optimizer"] = OPTIMIZER_NAMES.get(usual["optimizer"], _NOT_RECORDED)
+    paragraph = _DETECTION_PARAGRAPH if usual["method"] == DETECTION else _METHODS_PARAGRAPH
     return paragraph.format(**{**recorded, **said})
+
+
+def _baselines(stage: Stage) -> dict[str, Result]:
+    """Table -> a line of the row that its others change, of those that have trained it."""
+    found: dict[str, Result] = {}
+    for shown in stage.tables:
+        for line in shown.lines:
+            if line["baseline"] and line["wall_seconds"] is not None:
+                found.setdefault(shown.table.name, line)
+    return found
+
+
+def _settings(line: Result) -> Result:
+    return {name: line[name] for name in configs.FIELDS if name != "seed"}
+
+
+def _usual(baselines: Iterable[Result]) -> Result:
+    """The baseline that most tables have."""
+    lines = list(baselines)
+    return max(lines, key=lambda line: sum(_settings(line) == _settings(other) for other in lines))
+
+
+def _other_baselines(baselines: Mapping[str, Result], usual: Result) -> Iterator[str]:
+    """A sentence for the tables of each other baseline."""
+    tables: dict[str, list[str]] = {}
+    for name, line in baselines.items():
+        other = {field: its for field, (its, _) in configs.difference(_settings(line), _settings(usual)).items()}
+        if other:
+            tables.setdefault(configs.canonical(other), []).append(name)
+    for changed, names in tables.items():
+        yield f"The baseline of {' and '.join(names)} has {changed}."
+
+
+def _other_methods(lines: Iterable[Result], usual: Result) -> Iterator[str]:
+    found = {_method(line["method"]) for line in lines if line["epochs"]} - {_method(usual["method"])}
+    if found:
+        yield f"Some rows train by another method, each with settings of its own: {', '.join(sorted(found))}."
+
+
+def _kinds_of_rows(stage: Stage) -> list[str]:
+    kinds = {(bool(shown.table.axes), shown.table.tuned): shown.table for shown in stage.tables}
+    return [_rows(table) for table in kinds.values()]
+
+
+def _method(name: str) -> str:
+    return METHOD_NAMES.get(name, name)
 
 
 def _rows(table: Table) -> str:
@@ -203,7 +251,10 @@ def _rows(table: Table) -> str:
 
 
 OPTIMIZER_NAMES = {"sgd": "SGD", "lars": "LARS"}
-METHOD_NAMES = {"simsiam": "SimSiam", "simclr": "SimCLR", "moco": "MoCo v2", "byol": "BYOL", "swav": "SwAV"}
+METHOD_NAMES = {
+    **{"simsiam": "SimSiam", "simclr": "SimCLR", "moco": "MoCo v2", "byol": "BYOL", "swav": "SwAV"},
+    **{"alternation": "the alternating optimisation of Sec. 5.2", "expectation": "the moving average of Sec. 5.2"},
+}
 
 
 # Of the layouts that are data of one name; the others hold anybody's pictures.

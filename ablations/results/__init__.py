@@ -8,31 +8,30 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ablations import agreement as agreements
-from ablations import catalogue, encoders, files, printed, todays, verdict
+from ablations import catalogue, encoders, todays
 from ablations import fidelity as fidelities
 from ablations import tuned as tuning
-from ablations.agreement import Agreement, ClaimTwice
 from ablations.columns import COLUMNS, CURVE, Columns, Result
 from ablations.fidelity import Fidelity
 from ablations.results import selection
-from ablations.store import Store
+from ablations.results.comparing import agreement, compare, diff
+from ablations.results.selection import Root, opened
 from ablations.table import Table, UserError
 from ablations.tuned import Choice
-from ablations.verdict import Interval, Verdict
-from simsiam import config as configs
+from ablations.verdict import Verdict
+
+__all__ = ["agreement", "claims", "compare", "curves", "diff", "encoder", "export", "fidelity", "load", "opened"]
+__all__ += ["paper", "pivot", "tuned"]
 
 if TYPE_CHECKING:
     from simsiam.encoder import Transform
     from simsiam.model import Backbone
-
-Root = str | os.PathLike[str] | None
 
 
 def load(
@@ -66,7 +65,10 @@ def load(
     content = store.folder.read(f"{table}.parquet")
     if content is None:
         catalogue.get(table)  # a name that is none is told so
-        raise UserError(f"{store.folder}/{table}.parquet does not exist. Run: python ablations/run.py --table {table}")
+        where = "" if root is None else f" --results {store.folder}"
+        raise UserError(
+            f"{store.folder}/{table}.parquet does not exist. Run: python ablations/run.py --table {table}{where}"
+        )
     frame = pd.read_parquet(io.BytesIO(content))
     asked = {"recipe": recipe, "overrides": None if overrides is None else todays.canonical(overrides), "data": data}
     for column, value in asked.items():
@@ -126,7 +128,7 @@ def claims(
     data: str | None = None,
     encoder_from: str | None = None,
     looks: int = 1,
-    names: Iterable[str] | None = None,
+    names: Collection[str] = (),
     root: Root = None,
 ) -> list[tuple[Table, Verdict]]:
     """Every claim of the tables that have results on this recipe with these overrides, judged.
@@ -137,11 +139,11 @@ def claims(
         data: `layout@digest`; None where all lines are of the same.
         encoder_from: where the encoder is from that rows start with; None where each table's is one.
         looks: how many numbers of seeds were looked at, if seeds were added until the claims were decided.
-        names: of the tables; None for all.
+        names: of the tables; none for all.
 
     Raises UserError where there are no such lines, or lines of several data or encoders and none is chosen.
     """
-    return _judged(selection.lines(opened(root), recipe, overrides, data, encoder_from, names), looks)
+    return selection.judged(selection.lines(opened(root), recipe, overrides, data, encoder_from, names), looks)
 
 
 def tuned(
@@ -164,10 +166,6 @@ def tuned(
             f"Table {table} is not tuned. One that is comes from run.py --table {table} --tune FIELD=VALUES"
         )
     return tuning.choices(found, lines), tuning.judged(found, lines)
-
-
-def _judged(lines: selection.Lines, looks: int = 1) -> list[tuple[Table, Verdict]]:
-    return [(table, each) for table, its in lines for each in verdict.judge(table.claims, its, looks=looks)]
 
 
 def encoder(fingerprint: str, *, root: Root = None) -> tuple[Backbone, Transform]:
@@ -215,64 +213,14 @@ def pivot(
     for name in (*by, value):
         if name not in frame.columns:
             raise UserError(selection.unknown("column", name, list(frame.columns)))
+    if not pd.api.types.is_numeric_dtype(frame[value]):
+        raise UserError(f"value={value!r} has no numbers, so no means. Choose a column that has.")
     for name in ("recipe", "overrides", "data", "encoder_from"):
         there = selection.origins(frame) if name == "encoder_from" else sorted(set(frame[name]))
         if name not in by and len(there) > 1:
             several = ", ".join(each or "'' (none)" for each in there)
             raise UserError(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.")
     return frame.pivot_table(index=rows, columns=columns, values=value, aggfunc="mean", sort=False)
-
-
-def compare(
-    table: str,
-    row: str,
-    other: str,
-    *,
-    recipe: str = "digits",
-    overrides: str = "",
-    data: str | None = None,
-    encoder_from: str | None = None,
-    root: Root = None,
-) -> Interval:
-    """The difference of two rows in kNN top-1, `row` minus `other`, points: its mean over the seeds that both have.
-
-    Its 95 % t interval is of this one difference alone: a table's claims share their error rate.
-
-    Raises UserError as `load` does, for an unknown row, and with no seed in common.
-    """
-    lines = [
-        line for _, its in selection.lines(opened(root), recipe, overrides, data, encoder_from, [table]) for line in its
-    ]
-    by_row = verdict.by_row(lines)
-    for name in (row, other):
-        if name not in by_row:
-            raise UserError(selection.unknown(f"row of {table} with results", name, list(by_row)))
-    values = verdict.paired(by_row[row], by_row[other])
-    if not values:
-        raise UserError(f"{row} and {other} of {table} have no seed in common that both have a number for.")
-    return verdict.interval(values, resolution=verdict.resolution(by_row[row].values()))
-
-
-def agreement(
-    one: Root,
-    other: Root,
-    *,
-    recipe: str = "digits",
-    overrides: str = "",
-    data: str | None = None,
-    encoder_from: str | None = None,
-) -> tuple[list[Agreement], list[ClaimTwice]]:
-    """Whether two results folders agree, say of other seeds or people: row by row, and claim by claim.
-
-    Each folder's lines are of one data set and one encoder; where both have not the same, a row's `apart` has them.
-
-    Raises UserError as `claims` does, and where they have no row in common.
-    """
-    lines = [selection.lines(opened(root), recipe, overrides, data, encoder_from) for root in (one, other)]
-    rows = agreements.rows(*([line for _, its in each for line in its] for each in lines))
-    if not rows:
-        raise UserError(f"{one} and {other} have no row of recipe {recipe} in common.")
-    return rows, agreements.claims(*(map(_judged, lines)))
 
 
 def fidelity(
@@ -313,35 +261,7 @@ def fidelity(
     return known
 
 
-def diff(one: str, other: str, *, root: Root = None) -> str:
-    """The fields in which two trials differ, and their results beside each other. Raises UserError for unknown ones."""
-    store = opened(root)
-    trials = []
-    for fingerprint in (one, other):
-        trial = store.trial(fingerprint)
-        if trial is None:
-            known = store.fingerprints()
-            raise UserError(configs.unknown("trial", fingerprint, known))
-        trials.append(trial)
-    numbers = ("outcome", "loss", "z_std", "effective_rank", "knn_top1", "linear_top1", "wall_seconds", "sources")
-    differing = configs.difference(*({name: trial[name] for name in configs.FIELDS} for trial in trials))
-    cells: list[tuple[str, ...]] = [("", one, other)]
-    cells += [(name, *(_text(trial[name]) for trial in trials)) for name in (*differing, *numbers)]
-    return printed.aligned(cells)
-
-
-def opened(root: Root = None) -> Store:
-    """Where results lie. Raises UserError for a bucket that does not answer."""
-    store = Store.at(files.results_place(None) if root is None else root)
-    store.folder.check_readable()
-    return store
-
-
 def _with_units(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     units = {name: unit for name, (_, unit) in columns.items()}
     frame.attrs["units"] = {name: units.get(name, "") for name in frame.columns}
     return frame
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("tables", nargs="*", help="only of these tables")
     judged.add_argument("--looks", type=int, default=1, help="if seeds were added until decided: how many looks")
     compared = commands.add_parser("compare", help="whether the rows and claims of two results folders agree")
-    compared.add_argument("places", nargs=2, metavar="PLACE", help="folder, or s3:// or gs://")
+    compared.add_argument("places", nargs=2, metavar="PLACE", help="folder, or s3:// or gs://; both may be the same")
+    compared.add_argument("--other-recipe", help="of the second, where it has another")
+    compared.add_argument("--other-overrides", help="of the second, where it has others; '' for none")
     watched = commands.add_parser("watch", help="how far the runs are that write there, until Ctrl-C")
     watched.add_argument("tables", nargs="*", help="judge the claims of these besides")
     watched.add_argument("--once", action="store_true", help="show it once")
@@ -56,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data", help="as in the column of that name, where there are several")
         command.add_argument("--encoder-from", help="as in the column of that name, where a table has several")
     differing = commands.add_parser("diff", help="the fields in which two trials differ, and their results")
-    differing.add_argument("fingerprints", nargs=2)
+    differing.add_argument("trials", nargs=2, metavar="TRIAL", help="fingerprint, its first digits, or TABLE/ROW/SEED")
     exported = commands.add_parser("export", help="write a trial's encoder as safetensors, under torchvision's names")
     exported.add_argument("fingerprint")
     exported.add_argument("file", metavar="FILE.safetensors")
@@ -79,7 +81,7 @@ def _where(args: argparse.Namespace) -> dict[str, Any]:
 def _claims(args: argparse.Namespace) -> int:
     if args.looks < 1:
         raise UserError(f"--looks must be at least 1. Got {args.looks} instead.")
-    found = results.claims(args.recipe, **_where(args), looks=args.looks, names=args.tables or None, root=args.results)
+    found = results.claims(args.recipe, **_where(args), looks=args.looks, names=args.tables, root=args.results)
     say(printed.claims(found, overrides=todays.canonical(args.overrides)))
     for table in {table.name: table for table, _ in found if table.tuned}.values():
         _, own = results.tuned(table.name, recipe=args.recipe, **_where(args), root=args.results)
@@ -88,7 +90,9 @@ def _claims(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    rows, claims = results.agreement(*args.places, recipe=args.recipe, **_where(args))
+    one, other = args.places
+    others = {"other_recipe": args.other_recipe, "other_overrides": args.other_overrides}
+    rows, claims = results.agreement(one, other, recipe=args.recipe, **_where(args), **others)
     say(printed.agreement(rows, claims))
     return int(any(row.says == DIFFER for row in rows) or any(claim.says == CONTRARY for claim in claims))
 
@@ -134,7 +138,7 @@ def _watched(store: Store, args: argparse.Namespace) -> str:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    say(results.diff(*args.fingerprints, root=args.results))
+    say(results.diff(*args.trials, root=args.results))
     return 0
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from ablations import catalogue, todays
+from ablations import catalogue, files, todays, verdict
 from ablations import lines as lines_of
 from ablations.columns import Result
 from ablations.store import Store
 from ablations.table import Table, UserError
+from ablations.verdict import Verdict
 from simsiam import config as configs
 
+Root = str | os.PathLike[str] | None
 Lines = list[tuple[Table, list[Result]]]  # tables, each with its lines
+
+
+def opened(root: Root = None) -> Store:
+    """Where results lie. Raises UserError for a bucket that does not answer."""
+    store = Store.at(files.results_place(None) if root is None else root)
+    store.folder.check_readable()
+    return store
 
 
 def lines(
@@ -23,18 +33,18 @@ def lines(
     overrides: str,
     data: str | None,
     encoder_from: str | None,
-    names: Iterable[str] | None = None,
+    names: Collection[str] = (),
 ) -> Lines:
     """Today's lines, of those tables that have some. Raises UserError for none, and for several data sets or encoders.
 
     Args:
         data, encoder_from: None where all are of the same.
-        names: of the tables; None for all that there are.
+        names: of the tables; none for all that there are.
     """
     overrides = todays.canonical(overrides)
     found: Lines = []
     there, others, encoders = False, set[str](), set[str]()
-    for name in catalogue.there(store) if names is None else names:
+    for name in names or catalogue.there(store):
         definitions = store.definitions(name)
         if not definitions:
             catalogue.get(name)
@@ -48,17 +58,33 @@ def lines(
                 check_one_encoder(name, its)
                 found.append((catalogue.carried(name, recipe, overrides, definitions), its))
     if not there:
-        here = ", ".join(f"--overrides '{each}'" if each else "none" for each in sorted(others))
-        of = f" with --overrides '{overrides}'" if overrides else " without overrides" if others else ""
-        of += f" on {data}" if data else ""
-        besides = f" Overrides that it has results with: {here}." if others else ""
-        raise UserError(f"{store.folder} has no results of recipe {recipe}{of}.{besides}")
+        raise UserError(_none(store, recipe, overrides, data, names, others))
     if encoder_from not in (None, *encoders):
         raise UserError(unknown(f"encoder of the lines of recipe {recipe}", str(encoder_from), sorted(encoders)))
     sets = sorted({line["data"] for _, its in found for line in its})
     if len(sets) > 1:
         raise UserError(f"The lines are of several data sets: {', '.join(sets)}. Choose one with --data.")
     return found
+
+
+def _none(store: Store, recipe: str, overrides: str, data: str | None, names: Collection[str], others: set[str]) -> str:
+    """The error for no such lines: what is asked for, and what is there."""
+    of = f" of table {', '.join(names)}" if names else ""
+    of += f" with --overrides '{overrides}'" if overrides else " without overrides" if others else ""
+    of += f" on {data}" if data else ""
+    if others:
+        here = ", ".join(f"--overrides '{each}'" if each else "none" for each in sorted(others))
+        besides = f"Overrides that it has results with: {here}."
+    else:
+        tables = sorted(file.removesuffix(".parquet") for file in store.table_files())
+        recipes = {line["recipe"] for name in tables for line in store.table(name, ["recipe"])}
+        besides = f"Recipes there: {', '.join(sorted(recipes)) or 'none'}. Tables there: {', '.join(tables) or 'none'}."
+    return f"{store.folder} has no results of recipe {recipe}{of}. {besides}"
+
+
+def judged(lines: Lines, looks: int = 1) -> list[tuple[Table, Verdict]]:
+    """Every claim of these tables."""
+    return [(table, each) for table, its in lines for each in verdict.judge(table.claims, its, looks=looks)]
 
 
 def origins(frame: pd.DataFrame) -> list[str]:
