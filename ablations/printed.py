@@ -65,7 +65,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
     pixels = [line["knn_top1_pixels"] for line in lines if line["knn_top1_pixels"] is not None]
     raw = [f"kNN on the raw pixels: {pixels[0]:.1f} %."] if pixels else []
     named = dict.fromkeys(f"Reference: {line['reference_source']}; {line['reference_of']}." for line in told.values())
-    below = [*messages, *same_trainings(lines), *named, *raw]
+    below = [*messages, *same_trainings(lines), *beside(table, lines), *named, *raw]
     return "\n".join([*text, *([""] if below else []), *below])
 
 
@@ -73,6 +73,13 @@ def same_trainings(lines: Sequence[Result]) -> list[str]:
     """Which rows are no evidence beside each other, a sentence a group."""
     groups = lines_of.same_trainings(lines)
     return [f"One training a seed, since their settings come to the same here: {', '.join(rows)}." for rows in groups]
+
+
+def beside(table: Table, lines: Sequence[Result]) -> list[str]:
+    """What is said of rows that have no number of the paper, in a sentence."""
+    there = {line["row"] for line in lines}
+    said = [f"{row.name}: {row.note}" for row in table.rows if row.paper is None and row.note and row.name in there]
+    return [f"The table says beside {'; '.join(said)}."] if said else []
 
 
 def which(line: Result) -> str:
@@ -179,8 +186,9 @@ def _counted(names: Iterable[str]) -> str:
 
 
 _INTERVALS = """\
-The intervals of one table hold together at 95 %; "could show" is their half-width, the smallest difference
-that so many seeds could have told from none."""
+± is a t interval at level 1 - 0.05/m for a table of m claims, divided again among a claim's comparisons, so that
+those of one table hold together at 95 %; "could show" is its half-width, the smallest difference that so many seeds
+could have told from none."""
 
 
 def claims(verdicts: Sequence[tuple[Table, Verdict]], *, overrides: str = "") -> str:

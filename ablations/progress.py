@@ -7,7 +7,7 @@ import importlib.util
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,10 +31,13 @@ class Progress:
     Args:
         todo: the trials that will run.
         tracking: what else is told of their epochs and ends; None for nothing.
+        half_done: those with a checkpoint.
     """
 
-    def __init__(self, todo: Sequence[Trial], tracking: Tracking | None = None) -> None:
-        self._tracking = tracking
+    def __init__(
+        self, todo: Sequence[Trial], tracking: Tracking | None = None, half_done: Collection[str] = ()
+    ) -> None:
+        self._tracking, self._half_done = tracking, half_done
         self._states = {trial.fingerprint: _State(trial) for trial in todo}
         self._ended: list[_State] = []
         self._begun: float | None = None
@@ -58,7 +61,7 @@ class Progress:
 
     def start(self, fingerprint: str) -> None:
         self._begun = self._begun or time.monotonic()
-        self.note(fingerprint, "starting")
+        self.note(fingerprint, "starting" + " from its checkpoint" * (fingerprint in self._half_done))
 
     def note(self, fingerprint: str, text: str) -> None:
         """A trial says in words what it does."""

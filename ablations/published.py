@@ -1,6 +1,6 @@
 """Finished trials as they are published: tables, the curves of a table in one file, the pictures of a few trials.
 
-A published folder is a results folder: everything that reads one reads it. Only what is done is in it, by the sources
+A published folder is a results folder for who reads tables, curves and pictures; for trials it is unpacked. Only what is done is in it, by the sources
 that stand, and a run goes on from it where it is unpacked into another folder.
 """
 

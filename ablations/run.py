@@ -263,10 +263,11 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
         launch = _launcher(request.args)
     except ModuleNotFoundError as error:
         raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
+    half_done = {name for name, state in store.states(planning.distinct(todo)).items() if state == "half done"}
     try:
         with (
             Tracking(request.args.track or default_trackers(), store.folder) as tracking,
-            Progress(todo, tracking) as progress,
+            Progress(todo, tracking, half_done) as progress,
             Post(store.folder, progress.board),
         ):
             left = launch(todo, request.runtime, store, progress, rebuild)

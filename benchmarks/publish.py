@@ -252,7 +252,8 @@ def _page(args: argparse.Namespace, trials: Sequence[Trial], lines: Sequence[Res
         [
             f"# {args.what}\n",
             f"Made by `{command}`: {len(done)} trainings, {hours:.1f} hours of a CPU core or GPU, {when}.",
-            "`results.load`, `results.curves` and `python -m ablations.results` read this folder.\n",
+            "`from ablations import results` and `python -m ablations.results` read this folder; `watch`, `export` and "
+            "run.py, which go by single trials, do not: `benchmarks.publish` unpacks it for them.\n",
             printed.aligned(cells),
             "",
             *(f"- {name}: {', '.join(values)}" for name, values in made),

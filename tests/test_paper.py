@@ -1,4 +1,4 @@
-"""Words and tables for a paper: LaTeX that compiles, numbers of the files, and a paragraph that holds for each table."""
+"""Words and tables for a paper: LaTeX, the files' numbers, and a paragraph that holds for each table."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def test_csv_is_one_table_of_all(tmp_path: Path) -> None:
     frame = pd.read_csv(tmp_path / "all.csv", keep_default_na=False)
     assert set(frame.overrides) == {"", "epochs=25"}
     baselines = frame[(frame.table == "predictor") & (frame.row == "baseline")]
-    lines = results.load("predictor", root=ROOT / "results" / "published" / "digits")
     for line in baselines.itertuples():
-        own = lines[(lines.row == "baseline") & (lines.overrides == line.overrides)]
+        lines = results.load("predictor", overrides=str(line.overrides), root=ROOT / "results" / "published" / "digits")
+        own = lines[lines.row == "baseline"]
         assert float(frame.loc[line.Index, "kNN top-1, %"]) == pytest.approx(own.knn_top1.mean())
 
 

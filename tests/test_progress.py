@@ -19,9 +19,10 @@ def test_a_terminal_without_rich_has_plain_lines(
     (trial,) = planning.plan(
         catalogue.get("stop_gradient"), recipe="digits", data="digits@0", train_images=1437, overrides={}, rows=["with"]
     )
-    with Progress([trial]) as progress:
-        progress.start(trial.fingerprint)
-    assert capsys.readouterr().out == "stop_gradient/with seed 0: starting\n"
+    for half_done, said in ((), "starting"), ({trial.fingerprint}, "starting from its checkpoint"):
+        with Progress([trial], half_done=half_done) as progress:
+            progress.start(trial.fingerprint)
+        assert capsys.readouterr().out == f"stop_gradient/with seed 0: {said}\n"
 
 
 def a_hundred() -> list[Any]:

@@ -39,10 +39,11 @@ def test_published_lines_are_of_todays_recipes_and_their_curves_are_there(folder
     place = PUBLISHED.parent / folder
     for file in place.glob("*.parquet"):
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.simplefilter("error")  # as of lines that are of another version of the recipe
+            warnings.filterwarnings("ignore", ".* are of several overrides")
             lines = results.load(file.stem, root=place)
+            curves = results.curves(file.stem, root=place)
         trained = lines[lines.outcome != "infeasible"]
-        curves = results.curves(file.stem, root=place)
         assert set(curves.fingerprint) == set(trained.fingerprint)
         last = curves.groupby("fingerprint").knn_top1.last()
         assert (last[trained.fingerprint].to_numpy() == trained.knn_top1.to_numpy()).all()

@@ -117,6 +117,15 @@ def test_a_trial_that_is_several_is_refused_with_their_names(tmp_path: Path) -> 
     assert "| epochs " not in results.diff("stop_gradient/with", "stop_gradient/without", root=tmp_path)
 
 
+def test_lines_that_no_mean_should_be_over_are_warned_of() -> None:
+    root = ROOT / "results" / "published" / "digits"
+    with pytest.warns(UserWarning, match=r"predictor are of several overrides: '' \(none\), epochs=25\. Choose one"):
+        assert len(results.load("predictor", root=root)) == 40
+    with pytest.warns(UserWarning, match="several overrides"):
+        results.curves("predictor", root=root)
+    assert len(results.load("predictor", overrides="", root=root)) == 20
+
+
 def test_where_nothing_is_of_a_recipe_what_is_there_is_named(folder: Path) -> None:
     for asked, there in (
         ({"recipe": "cifar10"}, r"of recipe cifar10\. Recipes there: digits\. Tables there: stop_gradient\."),
@@ -174,7 +183,8 @@ def test_lines_of_several_data_sets_are_not_mixed(tmp_path: Path, capsys: Any) -
     assert results_main.main(["claims", "--data", "images@1", "--results", str(tmp_path)]) == 0
     assert "3 of 3 seeds collapsed" in capsys.readouterr().out
     assert set(results.load("stop_gradient", data="images@1", root=tmp_path).outcome) == {"collapsed"}
-    assert set(results.curves("stop_gradient", root=tmp_path).data) == {"digits@0", "images@1"}
+    with pytest.warns(UserWarning, match="of several data: digits@0, images@1"):
+        assert set(results.curves("stop_gradient", root=tmp_path).data) == {"digits@0", "images@1"}
 
 
 def test_lines_of_another_version_of_a_recipe_are_left_out(

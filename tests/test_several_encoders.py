@@ -53,7 +53,8 @@ def test_they_are_not_mixed_and_one_can_be_chosen(folder: Path) -> None:
     assert [(each.mean, each.n) for each in found] == [(50.0, 3), (20.0, 3)]
     means = results.pivot("transfer", encoder_from="A", root=folder)
     assert dict(means[""]) == KNN
-    assert len(results.load("transfer", root=folder)) == 24
+    with pytest.warns(UserWarning, match="of several encoder_from: A, B"):
+        assert len(results.load("transfer", root=folder)) == 24
     for ask in (results.load, lambda *table, **which: results.claims(names=table, **which)):
         with pytest.raises(UserError, match=r"Unknown encoder of the lines of .* 'C'"):
             ask("transfer", encoder_from="C", root=folder)

@@ -15,7 +15,7 @@ from ablations import lines as lines_of
 from ablations.columns import COLUMNS, Result
 from ablations.definition import Definitions
 from ablations.fidelity import Fidelity
-from ablations.printed import same_trainings
+from ablations.printed import beside, same_trainings
 from ablations.store import Store
 from ablations.table import Row, Table, UserError
 from ablations.verdict import Interval, Verdict, interval, number, resolution
@@ -189,7 +189,7 @@ def _shown(name: str, lines: list[Result], definitions: Definitions, store: Stor
     if (rows := len({line["row"] for line in lines})) > MOST_DRAWN:
         notes.append(f"{rows} rows are too many to draw: the table has them.")
     if not table.axes:  # a grid has the baseline's own point
-        notes += same_trainings(lines)
+        notes += [*same_trainings(lines), *beside(table, lines)]
     if table.tuned:
         notes += _each_at_its_own(table, lines)
     return Shown(table, lines, verdict.judge(table.claims, lines), curves, notes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +47,8 @@ def load(
     """A table as a frame, a line a row and seed, in the paper's row order.
 
     `frame.attrs["units"]` has the unit of each column. Lines of different recipes, overrides, data or encoders are not
-    comparable: choose one of each. Lines of another version of the recipe, of the table or of the row are left out,
-    with a warning.
+    comparable: where there are several and none is chosen, a warning says so. Lines of another version of the recipe,
+    of the table or of the row are left out, with a warning.
 
     Args:
         table: its name.
@@ -61,6 +62,15 @@ def load(
     Raises UserError for an unknown table, one that has no file there, and for a recipe, overrides, data or encoder that
     it has no line of.
     """
+    frame = _load(table, recipe, overrides, data, encoder_from, root)
+    for name, several in selection.several(frame).items():
+        warnings.warn(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.", stacklevel=2)
+    return frame
+
+
+def _load(
+    table: str, recipe: str | None, overrides: str | None, data: str | None, encoder_from: str | None, root: Root
+) -> pd.DataFrame:
     store = opened(root)
     content = store.folder.read(f"{table}.parquet")
     if content is None:
@@ -208,17 +218,15 @@ def pivot(
     Raises UserError as `load` does, for an unknown column, and for lines that no mean should be over: of several
     recipes, overrides, data or encoders, where none is chosen and none of `rows` and `columns` is it.
     """
-    frame = load(table, recipe=recipe, overrides=overrides, data=data, encoder_from=encoder_from, root=root)
+    frame = _load(table, recipe, overrides, data, encoder_from, root)
     by = [*([rows] if isinstance(rows, str) else rows), *([columns] if isinstance(columns, str) else columns)]
     for name in (*by, value):
         if name not in frame.columns:
             raise UserError(selection.unknown("column", name, list(frame.columns)))
     if not pd.api.types.is_numeric_dtype(frame[value]):
         raise UserError(f"value={value!r} has no numbers, so no means. Choose a column that has.")
-    for name in ("recipe", "overrides", "data", "encoder_from"):
-        there = selection.origins(frame) if name == "encoder_from" else sorted(set(frame[name]))
-        if name not in by and len(there) > 1:
-            several = ", ".join(each or "'' (none)" for each in there)
+    for name, several in selection.several(frame).items():
+        if name not in by:
             raise UserError(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.")
     return frame.pivot_table(index=rows, columns=columns, values=value, aggfunc="mean", sort=False)
 
@@ -239,7 +247,7 @@ def fidelity(
 
     Raises UserError as `load` does, and where there are not two lengths.
     """
-    lines = load(table, recipe=recipe, data=data, encoder_from=encoder_from, root=root).to_dict("records")
+    lines = _load(table, recipe, None, data, encoder_from, root).to_dict("records")
     selection.check_one_encoder(table, lines)
     wanted = todays.canonical(overrides)
     by_length: dict[int, list[Result]] = {}

@@ -92,6 +92,15 @@ def origins(frame: pd.DataFrame) -> list[str]:
     return lines_of.origins(frame.reindex(columns=["encoder_from"]).to_dict("records"))  # files of before lack it
 
 
+def several(frame: pd.DataFrame) -> dict[str, str]:
+    """Of what the lines of a frame should be one and are several: the column, and its values in words."""
+    there = {name: sorted(set(frame[name])) for name in ("recipe", "overrides", "data")}
+    there["encoder_from"] = origins(frame)
+    return {
+        name: ", ".join(each or "'' (none)" for each in values) for name, values in there.items() if len(values) > 1
+    }
+
+
 def check_one_encoder(table: str, lines: Iterable[Mapping[Any, Any]]) -> None:
     """Raises UserError if a table's lines start from several."""
     if len(several := lines_of.origins(lines)) > 1:
