@@ -56,7 +56,7 @@ def rows(one: Sequence[Line], other: Sequence[Line]) -> list[Agreement]:
     """The rows that both runs have, in the order of `one`.
 
     Args:
-        one, other: lines of the same tables, recipe, overrides and data.
+        one, other: lines of one recipe, overrides, data and encoder each.
     """
     both = {_row(line) for line in other}
     shared = [row for row in dict.fromkeys(map(_row, one)) if row in both]
@@ -93,7 +93,7 @@ def _compared(row: tuple[str, str], one: Sequence[Line], other: Sequence[Line], 
 
 
 _NUMBERS = "outcome", "loss", METRIC, "linear_top1"
-_MADE = "data", "encoder_from", "sources", "torch", "device"
+_MADE = "recipe", "overrides", "data", "encoder_from", "sources", "torch", "device"
 
 
 def _several(lines: Iterable[Line], name: str) -> str:

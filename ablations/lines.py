@@ -76,7 +76,8 @@ def same_trainings(lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         groups.setdefault(line["fingerprint"], [])
         if line["row"] not in groups[line["fingerprint"]]:
             groups[line["fingerprint"]].append(line["row"])
-    return [list(each) for each in dict.fromkeys(map(tuple, groups.values())) if len(each) > 1]
+    distinct = [each for each in dict.fromkeys(map(tuple, groups.values())) if len(each) > 1]
+    return [list(each) for each in distinct if not any({*each} < {*other} for other in distinct)]
 
 
 def key(line: Result) -> tuple[Any, ...]:

@@ -123,6 +123,11 @@ def distinct(trials: Iterable[Trial]) -> dict[str, Trial]:
     return found
 
 
+def baseline(table: Table, recipe: str, data: str, overrides: Fields) -> Config:
+    """What a table's rows change. Raises UserError."""
+    return _config(_baseline(table, recipe, data, overrides), f"Table {table.name}")
+
+
 def _baseline(table: Table, recipe: str, data: str, overrides: Fields) -> dict[str, Any]:
     if recipe not in recipes.RECIPES:
         raise UserError(configs.unknown("recipe", recipe, recipes.RECIPES))

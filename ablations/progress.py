@@ -7,7 +7,7 @@ import importlib.util
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,13 +31,16 @@ class Progress:
     Args:
         todo: the trials that will run.
         tracking: what else is told of their epochs and ends; None for nothing.
-        half_done: those with a checkpoint.
+        has_checkpoint: whether a trial goes on from one.
     """
 
     def __init__(
-        self, todo: Sequence[Trial], tracking: Tracking | None = None, half_done: Collection[str] = ()
+        self,
+        todo: Sequence[Trial],
+        tracking: Tracking | None = None,
+        has_checkpoint: Callable[[Trial], bool] = lambda trial: False,
     ) -> None:
-        self._tracking, self._half_done = tracking, half_done
+        self._tracking, self._has_checkpoint = tracking, has_checkpoint
         self._states = {trial.fingerprint: _State(trial) for trial in todo}
         self._ended: list[_State] = []
         self._begun: float | None = None
@@ -61,7 +64,8 @@ class Progress:
 
     def start(self, fingerprint: str) -> None:
         self._begun = self._begun or time.monotonic()
-        self.note(fingerprint, "starting" + " from its checkpoint" * (fingerprint in self._half_done))
+        there = self._has_checkpoint(self._states[fingerprint].trial)
+        self.note(fingerprint, "starting" + " from its checkpoint" * there)
 
     def note(self, fingerprint: str, text: str) -> None:
         """A trial says in words what it does."""

@@ -1,7 +1,7 @@
 """Finished trials as they are published: tables, the curves of a table in one file, the pictures of a few trials.
 
-A published folder is a results folder for who reads tables, curves and pictures; for trials it is unpacked. Only what is done is in it, by the sources
-that stand, and a run goes on from it where it is unpacked into another folder.
+A published folder is a results folder for those who read tables, curves and pictures; a run goes by single trials, and
+goes on from it where it is unpacked into another folder. Only what is done is in it, by the sources that stand.
 """
 
 from __future__ import annotations

@@ -263,11 +263,14 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
         launch = _launcher(request.args)
     except ModuleNotFoundError as error:
         raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
-    half_done = {name for name, state in store.states(planning.distinct(todo)).items() if state == "half done"}
+
+    def has_checkpoint(trial: Trial) -> bool:
+        return store.checkpoint(trial.fingerprint, trial.config.method).modified() is not None
+
     try:
         with (
             Tracking(request.args.track or default_trackers(), store.folder) as tracking,
-            Progress(todo, tracking, half_done) as progress,
+            Progress(todo, tracking, has_checkpoint) as progress,
             Post(store.folder, progress.board),
         ):
             left = launch(todo, request.runtime, store, progress, rebuild)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,8 +51,16 @@ def mask(table: str, lines: Lines, definitions: Definitions) -> list[bool]:
         made = "another version of the recipe, the table or the row made them"
         tune = ", or a --tune with other values. Run the last again with all values"
         made += tune if tuned else ". Run its command again"
-        warnings.warn(f"{others} line{'s' * (others > 1)} of {table} left out: {made}.", stacklevel=3)
+        warn(f"{others} line{'s' * (others > 1)} of {table} left out: {made}.")
     return today
+
+
+def warn(text: str) -> None:
+    """Warn of lines, at the line outside of this package that has asked for them: each such line is told once."""
+    level, frame = 0, inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("ablations."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level + 1)
 
 
 def canonical(overrides: str) -> str:

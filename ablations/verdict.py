@@ -12,7 +12,7 @@ import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ablations.table import COLLAPSES, DOES_NOT_COLLAPSE, ORDERING, UNSTABLE, WITHIN, WORSE, Claim
 
@@ -248,7 +248,7 @@ def paired(one: Mapping[int, Line], other: Mapping[int, Line], name: str = METRI
     for seed in sorted(one.keys() & other.keys()):
         if one[seed]["fingerprint"] == other[seed]["fingerprint"]:
             continue  # overrides have made the rows one training, which says nothing of a difference
-        a, b = one[seed][name], other[seed][name]
+        a, b = one[seed].get(name), other[seed].get(name)
         if number(a) and number(b) and (name != ROUGHNESS or (a > 0 and b > 0)):
             differences.append(math.log2(a / b) if name == ROUGHNESS else a - b)
     return differences
@@ -260,6 +260,6 @@ def _room(baseline: Mapping[int, Line]) -> float:
     return statistics.fmean(gains)
 
 
-def number(value: float | None) -> bool:
+def number(value: float | None) -> TypeGuard[float]:
     """Whether it is there and finite."""
     return value is not None and math.isfinite(value)

@@ -131,6 +131,26 @@ def test_the_command_compares_folders(tmp_path: Path, capsys: pytest.CaptureFixt
     assert OPEN in [claim.says for claim in results.agreement(one, mixed)[1]]
 
 
+def test_two_recipes_or_settings_are_set_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.at(published(tmp_path, {"with": list(ONE), "without": [20.0, 22, 21, 19, 20]}))
+    for changes in (
+        {"recipe": "cifar10", "data": "cifar10@2"},
+        {"overrides": {"epochs": 25}},
+        {"data": "images@1"},
+    ):
+        trials = plan(seeds=range(3), **{"train_images": 50_000, **changes})
+        for trial in trials:
+            store.write(a_result(trial.config, knn_top1=50.0 + trial.config.seed, knn_top1_init=40.0), [])
+        store.rebuild(trials)
+    command = ["compare", str(tmp_path), str(tmp_path), "--data", "digits@0"]
+    assert results_main.main([*command, "--other-overrides", "epochs=25"]) == 1
+    assert "Not alike in both: overrides none and epochs=25 (2 rows)." in capsys.readouterr().out
+    assert results_main.main([*command, "--other-recipe", "cifar10"]) == 1
+    assert "recipe digits and cifar10 (2 rows); data digits@0 and cifar10@2 (2 rows)" in capsys.readouterr().out
+    assert results_main.main([*command, "--other-data", "images@1"]) == 1
+    assert "Not alike in both: data digits@0 and images@1 (2 rows)" in capsys.readouterr().out
+
+
 def test_the_command_says_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = published(tmp_path / "one", {"with": list(ONE), "without": list(ONE)})
     assert results_main.main(["compare", str(one), str(tmp_path / "none")]) == 2

@@ -81,7 +81,7 @@ ARROWS = {
     "fidelity": {"verdict"},
     "page": {
         *("page", "board", "columns", "printed", "provenance", "store", "table", "todays", "verdict"),
-        *("catalogue", "definition", "fidelity", "lines", "tuned"),
+        *("catalogue", "definition", "fidelity", "lines", "planning", "tuned"),
     },
     "report": {"catalogue", "files", "page", "store", "table", "terminal"},
     "agreement": {"table", "verdict"},

@@ -11,7 +11,7 @@ import pytest
 from test_agreement import ONE, OTHER, published
 from test_store import a_result, plan
 
-from ablations import report, results
+from ablations import lines, report, results
 from ablations.page import evidence, paper
 from ablations.store import Store
 from simsiam.data import LAYOUTS
@@ -38,13 +38,35 @@ def test_the_paragraph_says_where_tables_are_not_as_the_usual_one() -> None:
     assert "with a cosine schedule; the predictor's is constant, batch 128, 100 epochs" in told
     assert "The baseline of stop_gradient and predictor has predictor_lr=cosine." in told
     assert "The baseline of epochs and methods has batch_size=64." in told
-    assert "each with settings of its own: BYOL, MoCo v2, SimCLR, SwAV, the alternating optimisation" in told
+    assert "train by another method: BYOL, MoCo v2, SimCLR, SwAV, the alternating optimisation of Sec. 5.2" in told
     captions = [line for line in text.splitlines() if line.startswith("**")]
     assert [line for line in captions if "come to the same here: all, no_grayscale, no_blur, no_flip." in line]
     assert len([line for line in captions if "The paper's numbers are linear top-1 on ImageNet." in line]) == 14
     alone = report.words(Store.at(ROOT / "results" / "published" / "digits"), "markdown", "methods")
     assert "batch 64, 100 epochs" in alone
     assert "The baseline of" not in alone
+
+
+@pytest.mark.parametrize("missing", ["has not run", "has failed"])
+def test_the_paragraph_knows_the_baseline_of_a_table_that_has_no_line_of_it(missing: str, tmp_path: Path) -> None:
+    published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
+    store = Store.at(tmp_path)
+    for table, rows in (("similarity", ["cosine", "cross_entropy"]), ("methods", ["simclr_1x", "simsiam_1x"])):
+        trials = plan(table, rows=rows)
+        for trial in trials:
+            if trial.row.name == "simsiam_1x" and missing == "has failed":
+                store.write_failure(lines.unfinished(trial.config, "failed", "it broke"))
+            elif trial.row.name != "simsiam_1x":
+                store.write(a_result(trial.config, wall_seconds=1.0), [])
+        store.rebuild(trials)
+    told = report.words(store, "markdown")
+    assert "batch 128, 100 epochs" in told
+    assert "The baseline of stop_gradient has predictor_lr=cosine." in told or "The baseline of similarity" in told
+    assert "The baseline of methods has batch_size=64" in told
+    assert "train by another method: SimCLR." in told
+    alone = report.words(store, "markdown", "methods")
+    assert "We train SimCLR" in alone
+    assert "The baseline of methods is that of SimSiam." in alone
 
 
 def test_latex_is_balanced_and_escaped() -> None:

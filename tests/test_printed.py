@@ -52,6 +52,11 @@ def test_rows_that_are_one_training_are_named_and_a_busy_machine_is_seen() -> No
     assert "One training a seed, since their settings come to the same here: all, no_flip." in text
     assert [row.split("|")[-2].strip() for row in text.splitlines() if "no_crop" in row] == ["1:01 (1:00 to 3:20)"]
     assert "One training" not in printed.results(catalogue.get("augmentation"), lines[1:])
+    fewer = [{**each, "fingerprint": "b"} for each in (line("all"), line("no_flip"))]
+    of_all = [line(row, **same) for row in ("all", "no_blur", "no_flip")]
+    assert printed.same_trainings([*of_all, *fewer]) == [
+        "One training a seed, since their settings come to the same here: all, no_blur, no_flip."
+    ]
 
 
 def test_a_published_number_stands_beside_the_papers_where_there_is_one() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
-from ablations import catalogue, planning, progress
+from ablations import catalogue, planning, progress, run
+from ablations import trial as trials
 from ablations.progress import Progress
+from ablations.store import Store
+from simsiam.config import fingerprint
 
 
 def test_a_terminal_without_rich_has_plain_lines(
@@ -19,10 +24,25 @@ def test_a_terminal_without_rich_has_plain_lines(
     (trial,) = planning.plan(
         catalogue.get("stop_gradient"), recipe="digits", data="digits@0", train_images=1437, overrides={}, rows=["with"]
     )
-    for half_done, said in ((), "starting"), ({trial.fingerprint}, "starting from its checkpoint"):
-        with Progress([trial], half_done=half_done) as progress:
-            progress.start(trial.fingerprint)
-        assert capsys.readouterr().out == f"stop_gradient/with seed 0: {said}\n"
+    with Progress([trial]) as progress:
+        progress.start(trial.fingerprint)
+    assert capsys.readouterr().out == "stop_gradient/with seed 0: starting\n"
+
+
+def test_a_trial_that_goes_on_from_a_checkpoint_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that has failed since, which a plan counts among the failed."""
+
+    def broken(config: Any, *args: Any, **kwargs: Any) -> Any:
+        Store.at(tmp_path).checkpoint(fingerprint(config), config.method).write(b"half")
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr(trials, "run", broken)
+    command = ["--table", "stop_gradient", "--rows", "with", "--launcher", "local", *tiny.OVERRIDES]
+    for said in ("starting", "starting from its checkpoint"):
+        assert run.main([*command, "--results", str(tmp_path)]) == 1
+        assert f"stop_gradient/with seed 0: {said}\n" in capsys.readouterr().out
 
 
 def a_hundred() -> list[Any]:

@@ -111,7 +111,7 @@ def test_a_trial_that_is_several_is_refused_with_their_names(tmp_path: Path) -> 
         for trial in trials:
             store.write(a_result(trial.config), [])
         store.rebuild(trials)
-    with pytest.raises(UserError, match=r"^ is 6 trials: .* \(stop_gradient/with seed 0, Recipe .*; \.\.\.\. Give"):
+    with pytest.raises(UserError, match=r"^ is 6 trials: .* \(stop_gradient/with seed 0, Recipe .*; \.\.\.\. Give the"):
         results.diff("", "", root=tmp_path)
     assert "with seed 0 |" in results.diff("stop_gradient/with", "stop_gradient/without", root=tmp_path)
     assert "| epochs " not in results.diff("stop_gradient/with", "stop_gradient/without", root=tmp_path)
@@ -119,11 +119,38 @@ def test_a_trial_that_is_several_is_refused_with_their_names(tmp_path: Path) -> 
 
 def test_lines_that_no_mean_should_be_over_are_warned_of() -> None:
     root = ROOT / "results" / "published" / "digits"
-    with pytest.warns(UserWarning, match=r"predictor are of several overrides: '' \(none\), epochs=25\. Choose one"):
-        assert len(results.load("predictor", root=root)) == 40
-    with pytest.warns(UserWarning, match="several overrides"):
-        results.curves("predictor", root=root)
+    several = r"predictor are of several overrides: '' \(none\), epochs=25\. Choose one"
+    for ask in (results.load, results.curves):
+        with pytest.warns(UserWarning, match=several) as told:
+            assert len(ask("predictor", root=root)) >= 40
+        assert [each.filename for each in told] == [__file__]  # of the line that asks, which is told once
     assert len(results.load("predictor", overrides="", root=root)) == 20
+
+
+def test_rows_whose_names_end_as_seeds_do_are_told_apart() -> None:
+    root = ROOT / "results" / "published" / "digits"
+    with pytest.raises(UserError, match=r"is 2 trials: .*output_dim/d/2 seed 0.*") as told:
+        results.diff("output_dim/d/2", "output_dim/d", root=root)
+    assert "(output_dim/d seed 2," in str(told.value)
+    assert "output_dim/d/2 seed 0 | output_dim/d seed 0" in results.diff("output_dim/d/2/0", "output_dim/d", root=root)
+
+
+def test_the_first_seed_without_overrides_is_a_rows_and_a_broken_file_of_another_table_hides_none(
+    tmp_path: Path,
+) -> None:
+    store = Store.at(tmp_path)
+    for overrides, seeds in (({"epochs": 2}, (0, 1)), ({}, (3, 4))):
+        trials = plan(seeds=seeds, overrides=overrides)
+        for trial in trials:
+            store.write(a_result(trial.config), [])
+        store.rebuild(trials)
+    (tmp_path / "predictor.parquet").write_bytes(b"xx")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "mine.parquet")
+    told = results.diff("stop_gradient/with", "stop_gradient/without/1", root=tmp_path)
+    assert "stop_gradient/with seed 3 | stop_gradient/without seed 1" in told
+    (tmp_path / "predictor.parquet").unlink()
+    with pytest.raises(UserError, match=r"Recipes there: digits\. Tables there: stop_gradient\.$"):
+        results.claims("cifar10", root=tmp_path)
 
 
 def test_where_nothing_is_of_a_recipe_what_is_there_is_named(folder: Path) -> None:
@@ -240,9 +267,11 @@ def test_compare_is_scipys_paired_interval_and_pivot_the_means(folder: Path) -> 
         results.compare("stop_gradient", "with", "witout", **asked)
     with pytest.raises(UserError, match="Unknown column 'knn'"):
         results.pivot("stop_gradient", value="knn", root=folder)
-    for name in ("outcome", "knn"):
-        with pytest.raises(UserError, match=f"Unknown column of numbers '{name}'"):
+    for name in ("outcome", "knn", "paper", "base_lr"):
+        with pytest.raises(UserError, match=f"Unknown column of what was measured '{name}'"):
             results.compare("stop_gradient", "with", "without", value=name, **asked)
+    with pytest.raises(UserError, match="with and with are one row: give two"):
+        results.compare("stop_gradient", "with", "with", **asked)
     with pytest.raises(UserError, match="'outcome' has no numbers"):
         results.pivot("stop_gradient", value="outcome", root=folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ import pandas as pd
 from pylatexenc.latexencode import UnicodeToLatexEncoder
 
 from ablations import lines as lines_of
+from ablations import planning, todays
 from ablations.columns import Result
 from ablations.page.evidence import Shown, Stage
 from ablations.printed import outcomes, same_trainings
@@ -172,7 +174,7 @@ def methods(stage: Stage) -> str:
     if not any(line["epochs"] for line in lines):
         return f"{_sentence(stage)}: networks as they are, without training."
     baselines = _baselines(stage)
-    usual = _usual(baselines.values()) if baselines else next(line for line in lines if line["epochs"])
+    usual = _usual(baselines, lines)
     width = "" if usual["width"] == 64 else f" of width {usual['width']}"
     said = {
         "method": _method(usual["method"]),
@@ -193,40 +195,45 @@ def methods(stage: Stage) -> str:
 
 
 def _baselines(stage: Stage) -> dict[str, Result]:
-    """Table -> a line of the row that its others change, of those that have trained it."""
-    found: dict[str, Result] = {}
-    for shown in stage.tables:
-        for line in shown.lines:
-            if line["baseline"] and line["wall_seconds"] is not None:
-                found.setdefault(shown.table.name, line)
-    return found
+    """Table -> the Config that its rows change."""
+    overrides = todays.fields(stage.overrides)
+    return {
+        shown.table.name: dataclasses.asdict(planning.baseline(shown.table, stage.recipe, stage.data, overrides))
+        for shown in stage.tables
+    }
 
 
-def _settings(line: Result) -> Result:
-    return {name: line[name] for name in configs.FIELDS if name != "seed"}
-
-
-def _usual(baselines: Iterable[Result]) -> Result:
-    """The baseline that most tables have."""
-    lines = list(baselines)
-    return max(lines, key=lambda line: sum(_settings(line) == _settings(other) for other in lines))
+def _usual(baselines: Mapping[str, Result], lines: Iterable[Result]) -> Result:
+    """The baseline that most tables have, of those whose method has trained a row, with what its lines tell besides."""
+    by_method = {line["method"]: line for line in lines if line["epochs"]}
+    those = [config for config in baselines.values() if config["method"] in by_method]
+    if not those:
+        return next(iter(by_method.values()))
+    usual = max(those, key=those.count)
+    return {**by_method[usual["method"]], **usual}
 
 
 def _other_baselines(baselines: Mapping[str, Result], usual: Result) -> Iterator[str]:
     """A sentence for the tables of each other baseline."""
     tables: dict[str, list[str]] = {}
-    for name, line in baselines.items():
-        other = {field: its for field, (its, _) in configs.difference(_settings(line), _settings(usual)).items()}
-        if other:
-            tables.setdefault(configs.canonical(other), []).append(name)
-    for changed, names in tables.items():
-        yield f"The baseline of {' and '.join(names)} has {changed}."
+    for name, config in baselines.items():
+        other = {field: its for field, (its, _) in configs.difference(config, _settings(config, usual)).items()}
+        if "method" in other:
+            tables.setdefault(f"is that of {_method(config['method'])}", []).append(name)
+        elif other := {field: its for field, its in other.items() if its is not None}:
+            tables.setdefault(f"has {configs.canonical(other)}", []).append(name)
+    for what, names in tables.items():
+        yield f"The baseline of {' and '.join(names)} {what}."
+
+
+def _settings(config: Result, line: Result) -> Result:
+    return {name: line[name] for name in config}
 
 
 def _other_methods(lines: Iterable[Result], usual: Result) -> Iterator[str]:
     found = {_method(line["method"]) for line in lines if line["epochs"]} - {_method(usual["method"])}
     if found:
-        yield f"Some rows train by another method, each with settings of its own: {', '.join(sorted(found))}."
+        yield f"Some rows train by another method: {', '.join(sorted(found))}."
 
 
 def _kinds_of_rows(stage: Stage) -> list[str]:
@@ -241,7 +248,7 @@ def _method(name: str) -> str:
 def _rows(table: Table) -> str:
     """What its rows are, in a sentence or two."""
     if not table.axes:
-        return "Each row changes one part."
+        return "Each row changes one part of its table's baseline."
     if not table.tuned:
         return "Each row has the values that its name says."
     return (
@@ -254,6 +261,7 @@ OPTIMIZER_NAMES = {"sgd": "SGD", "lars": "LARS"}
 METHOD_NAMES = {
     **{"simsiam": "SimSiam", "simclr": "SimCLR", "moco": "MoCo v2", "byol": "BYOL", "swav": "SwAV"},
     **{"alternation": "the alternating optimisation of Sec. 5.2", "expectation": "the moving average of Sec. 5.2"},
+    "supervised": "training by labels",
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ def load(
     """
     frame = _load(table, recipe, overrides, data, encoder_from, root)
     for name, several in selection.several(frame).items():
-        warnings.warn(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.", stacklevel=2)
+        todays.warn(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.")
     return frame
 
 

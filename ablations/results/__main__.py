@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("places", nargs=2, metavar="PLACE", help="folder, or s3:// or gs://; both may be the same")
     compared.add_argument("--other-recipe", help="of the second, where it has another")
     compared.add_argument("--other-overrides", help="of the second, where it has others; '' for none")
+    compared.add_argument("--other-data", help="of the second, where there are several")
+    compared.add_argument("--other-encoder-from", help="of the second, where a table has several")
     watched = commands.add_parser("watch", help="how far the runs are that write there, until Ctrl-C")
     watched.add_argument("tables", nargs="*", help="judge the claims of these besides")
     watched.add_argument("--once", action="store_true", help="show it once")
@@ -91,7 +93,7 @@ def _claims(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
     one, other = args.places
-    others = {"other_recipe": args.other_recipe, "other_overrides": args.other_overrides}
+    others = {name: its for name, its in vars(args).items() if name.startswith("other_")}
     rows, claims = results.agreement(one, other, recipe=args.recipe, **_where(args), **others)
     say(printed.agreement(rows, claims))
     return int(any(row.says == DIFFER for row in rows) or any(claim.says == CONTRARY for claim in claims))

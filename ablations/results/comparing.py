@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ablations import agreement as agreements
-from ablations import catalogue, printed, verdict
 from ablations import lines as lines_of
+from ablations import printed, verdict
 from ablations.agreement import Agreement, ClaimTwice
-from ablations.columns import Result
+from ablations.columns import METRICS, PROVENANCE, Result
 from ablations.results import selection
 from ablations.results.selection import Root, opened
 from ablations.store import Store
 from ablations.table import UserError
 from ablations.verdict import METRIC, Interval
 from simsiam import config as configs
+
+_MEASURED = [
+    name
+    for name, (kind, _) in {**METRICS, **PROVENANCE}.items()
+    if kind == "double" and name not in ("paper", "reference", "gpu_fraction", "price")
+]
 
 
 def compare(
@@ -35,9 +41,9 @@ def compare(
     Its 95 % t interval is of this one difference alone: a table's claims share their error rate.
 
     Args:
-        value: the column, of numbers; kNN top-1, points, unless given. Of loss_roughness it is log2 that is compared.
+        value: a column of what was measured; kNN top-1, points, unless given. Of loss_roughness its log2 is compared.
 
-    Raises UserError as `load` does, for an unknown row or column, and with no seed in common.
+    Raises UserError as `claims` does, for an unknown row or column, and with no seed in common.
     """
     lines = [
         line for _, its in selection.lines(opened(root), recipe, overrides, data, encoder_from, [table]) for line in its
@@ -46,9 +52,10 @@ def compare(
     for name in (row, other):
         if name not in by_row:
             raise UserError(selection.unknown(f"row of {table} with results", name, list(by_row)))
-    numbers = [name for name in lines[0] if any(isinstance(line[name], float) for line in lines)]
-    if value not in numbers:
-        raise UserError(selection.unknown("column of numbers", value, numbers))
+    if row == other:
+        raise UserError(f"{row} and {other} are one row: give two.")
+    if value not in _MEASURED:
+        raise UserError(selection.unknown("column of what was measured", value, _MEASURED))
     values = verdict.paired(by_row[row], by_row[other], value)
     if not values:
         if any({row, other} <= {*group} for group in lines_of.same_trainings(lines)):
@@ -69,6 +76,8 @@ def agreement(
     encoder_from: str | None = None,
     other_recipe: str | None = None,
     other_overrides: str | None = None,
+    other_data: str | None = None,
+    other_encoder_from: str | None = None,
 ) -> tuple[list[Agreement], list[ClaimTwice]]:
     """Whether two results folders agree, say of other seeds or people: row by row, and claim by claim.
 
@@ -76,18 +85,24 @@ def agreement(
 
     Args:
         other_recipe, other_overrides: of the other, which may be the same folder; None for those of one.
+        other_data, other_encoder_from: of the other; None for those of one, unless that has another recipe.
 
     Raises UserError as `claims` does, and where they have no row in common.
     """
-    others = recipe if other_recipe is None else other_recipe
+    same = other_recipe in (None, recipe)
+    its_recipe = recipe if other_recipe is None else other_recipe
     changed = overrides if other_overrides is None else other_overrides
+    its_data = data if same and other_data is None else other_data
+    its_encoder = encoder_from if same and other_encoder_from is None else other_encoder_from
     lines = [
         selection.lines(opened(one), recipe, overrides, data, encoder_from),
-        selection.lines(opened(other), others, changed, data, encoder_from),
+        selection.lines(opened(other), its_recipe, changed, its_data, its_encoder),
     ]
     rows = agreements.rows(*([line for _, its in each for line in its] for each in lines))
     if not rows:
-        raise UserError(f"{one} and {other} have no row of recipe {' and '.join({recipe: 0, others: 0})} in common.")
+        raise UserError(
+            f"{one} and {other} have no row of recipe {' and '.join({recipe: 0, its_recipe: 0})} in common."
+        )
     return rows, agreements.claims(*(map(selection.judged, lines)))
 
 
@@ -109,21 +124,21 @@ def diff(one: str, other: str, *, root: Root = None) -> str:
     return printed.aligned(cells)
 
 
-def _trial(address: str, store: Store) -> tuple[str, Mapping[str, Any]]:
+def _trial(address: str, store: Store) -> tuple[str, Result]:
     """The trial that is meant: its name in the first table that has it, and its result. Raises UserError."""
-    lines = [line for table in catalogue.there(store) for line in store.table(table)]
+    tables = selection.readable(store)
+    lines = [line for its in tables.values() for line in its]
     of = _at(address, lines)
     known = {line["fingerprint"] for line in lines} | {*store.fingerprints()}
     found = {line["fingerprint"] for line in of} or {address} & known
     found = found or {each for each in known if each.startswith(address)}
     if not found:
-        tables = ", ".join(sorted(file.removesuffix(".parquet") for file in store.table_files())) or "none"
         raise UserError(
             f"{store.folder} has no trial {address}. Give a fingerprint, its first digits, or TABLE/ROW/SEED. Tables "
-            f"there: {tables}. run.py --plan --fingerprints lists a table's."
+            f"there: {', '.join(tables) or 'none'}. run.py --plan --fingerprints lists a table's."
         )
     if len(found) > 1:
-        of_which = {line["fingerprint"]: f" ({_name(line)}, {printed.which(line).rstrip('.')})" for line in lines}
+        of_which = {line["fingerprint"]: f" ({_name(line)}, {printed.which(line).rstrip('.')})" for line in of or lines}
         several = [f"{each}{of_which.get(each, '')}" for each in sorted(found)[:_NAMED]]
         more = ["..."] * (len(found) > _NAMED)
         raise UserError(f"{address} is {len(found)} trials: {'; '.join(several + more)}. Give the digits of one.")
@@ -133,18 +148,21 @@ def _trial(address: str, store: Store) -> tuple[str, Mapping[str, Any]]:
 
 
 def _at(address: str, lines: Sequence[Result]) -> list[Result]:
-    """The lines of TABLE/ROW/SEED, or of the first seed of TABLE/ROW; of these those without overrides, if any is."""
-    of = [line for line in lines if f"{line['table']}/{line['row']}/{line['seed']}" == address]
-    of = of or [line for line in lines if f"{line['table']}/{line['row']}" == address]
-    first = min((line["seed"] for line in of), default=0)
-    of = [line for line in of if line["seed"] == first]
+    """The lines of TABLE/ROW/SEED, and of the first seed of TABLE/ROW, for a row's name may end as a seed does; of
+    these the ones without overrides, if any is."""
+    of_seed = [line for line in lines if f"{line['table']}/{line['row']}/{line['seed']}" == address]
+    of_row = [line for line in lines if f"{line['table']}/{line['row']}" == address]
+    first: dict[tuple[str, ...], Result] = {}
+    for line in sorted(of_row, key=lambda line: int(line["seed"])):
+        first.setdefault((line["recipe"], line["overrides"], line["data"], line.get("encoder_from") or ""), line)
+    of = [*of_seed, *first.values()]
     return [line for line in of if not line["overrides"]] or of
 
 
 _NAMED = 5  # trials in a message
 
 
-def _name(line: Mapping[str, Any]) -> str:
+def _name(line: Result) -> str:
     return f"{line['table']}/{line['row']} seed {line['seed']}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -25,6 +26,15 @@ def opened(root: Root = None) -> Store:
     store = Store.at(files.results_place(None) if root is None else root)
     store.folder.check_readable()
     return store
+
+
+def readable(store: Store) -> dict[str, list[Result]]:
+    """The tables there that have lines, with these. One that cannot be read is left out."""
+    found = {}
+    for name in catalogue.there(store):
+        with contextlib.suppress(UserError):
+            found[name] = store.table(name)
+    return {name: lines for name, lines in found.items() if lines}
 
 
 def lines(
@@ -76,9 +86,9 @@ def _none(store: Store, recipe: str, overrides: str, data: str | None, names: Co
         here = ", ".join(f"--overrides '{each}'" if each else "none" for each in sorted(others))
         besides = f"Overrides that it has results with: {here}."
     else:
-        tables = sorted(file.removesuffix(".parquet") for file in store.table_files())
-        recipes = {line["recipe"] for name in tables for line in store.table(name, ["recipe"])}
-        besides = f"Recipes there: {', '.join(sorted(recipes)) or 'none'}. Tables there: {', '.join(tables) or 'none'}."
+        tables = readable(store)
+        recipes = sorted({line["recipe"] for its in tables.values() for line in its})
+        besides = f"Recipes there: {', '.join(recipes) or 'none'}. Tables there: {', '.join(tables) or 'none'}."
     return f"{store.folder} has no results of recipe {recipe}{of}. {besides}"
 
 
