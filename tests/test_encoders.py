@@ -187,7 +187,7 @@ def test_the_same_encoder_by_its_trial_and_by_its_file_is_one_trial(
     both = {}
     for how in (("--from", fingerprint), ("--weights", str(tmp_path / "exported.safetensors"))):
         assert transferred(*how, "--rows", "frozen", "--results", str(tmp_path if "--weights" in how else kept)) == 0
-        both[how[0]] = results.load("transfer", root=tmp_path if "--weights" in how else kept)
+        both[how[0]] = pd.read_parquet((tmp_path if "--weights" in how else kept) / "transfer.parquet")
     by_trial = both["--from"][both["--from"].encoder_from == fingerprint]
     assert list(by_trial.fingerprint) == list(both["--weights"].fingerprint)
     assert both["--weights"].encoder_from[0] == f"exported.safetensors@{both['--weights'].encoder[0]}"
@@ -205,7 +205,7 @@ def test_an_encoder_of_the_digits_on_other_pictures_against_sklearn(kept: Path, 
         "--from", "stop_gradient/with", "--seeds", "1", "--rows", "frozen,fine_tuned", "--data",
         str(tmp_path / "pictures"), "--set", "batch_size=16", "--results", str(kept),
     ) == 0  # fmt: skip
-    lines = results.load("transfer", root=kept)
+    lines = pd.read_parquet(kept / "transfer.parquet")
     lines = lines[lines.data.str.startswith("images@")]
     assert list(lines.outcome) == ["finished", "finished"]
     assert list(lines.test_images) == [40, 40]
@@ -273,7 +273,7 @@ def test_encoders_of_several_kinds_are_told_apart(tmp_path: Path, capsys: pytest
     for fingerprint, overrides in zip(lines.fingerprint, lines.overrides, strict=True):
         assert f"{fingerprint} (digits, digits@15bec4e102d14cf1, {overrides})" in told
         assert transferred("--from", fingerprint, "--rows", "frozen", "--results", str(tmp_path)) == 0
-    both = results.load("transfer", root=tmp_path)
+    both = pd.read_parquet(tmp_path / "transfer.parquet")
     assert set(both.encoder_from) == set(lines.fingerprint)
     assert both.encoder.nunique() == 2
 
