@@ -217,17 +217,14 @@ def _other_baselines(baselines: Mapping[str, Result], usual: Result) -> Iterator
     """A sentence for the tables of each other baseline."""
     tables: dict[str, list[str]] = {}
     for name, config in baselines.items():
-        other = {field: its for field, (its, _) in configs.difference(config, _settings(config, usual)).items()}
+        settings = {field: usual[field] for field in config}
+        other = {field: its for field, (its, _) in configs.difference(config, settings).items()}
         if "method" in other:
             tables.setdefault(f"is that of {_method(config['method'])}", []).append(name)
         elif other := {field: its for field, its in other.items() if its is not None}:
             tables.setdefault(f"has {configs.canonical(other)}", []).append(name)
     for what, names in tables.items():
         yield f"The baseline of {' and '.join(names)} {what}."
-
-
-def _settings(config: Result, line: Result) -> Result:
-    return {name: line[name] for name in config}
 
 
 def _other_methods(lines: Iterable[Result], usual: Result) -> Iterator[str]:

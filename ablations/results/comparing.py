@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablations import agreement as agreements
@@ -101,7 +101,7 @@ def agreement(
     rows = agreements.rows(*([line for _, its in each for line in its] for each in lines))
     if not rows:
         raise UserError(
-            f"{one} and {other} have no row of recipe {' and '.join({recipe: 0, its_recipe: 0})} in common."
+            f"{one} and {other} have no row of recipe {' and '.join(dict.fromkeys((recipe, its_recipe)))} in common."
         )
     return rows, agreements.claims(*(map(selection.judged, lines)))
 
@@ -116,7 +116,8 @@ def diff(one: str, other: str, *, root: Root = None) -> str:
     Raises UserError for one that is not there, and where several are meant.
     """
     store = opened(root)
-    names, trials = zip(*(_trial(address, store) for address in (one, other)), strict=True)
+    tables = selection.readable(store)
+    names, trials = zip(*(_trial(address, store, tables) for address in (one, other)), strict=True)
     numbers = ("outcome", "loss", "z_std", "effective_rank", METRIC, "linear_top1", "wall_seconds", "sources")
     differing = configs.difference(*({name: trial[name] for name in configs.FIELDS} for trial in trials))
     cells: list[tuple[str, ...]] = [("", *names)]
@@ -124,9 +125,8 @@ def diff(one: str, other: str, *, root: Root = None) -> str:
     return printed.aligned(cells)
 
 
-def _trial(address: str, store: Store) -> tuple[str, Result]:
+def _trial(address: str, store: Store, tables: Mapping[str, list[Result]]) -> tuple[str, Result]:
     """The trial that is meant: its name in the first table that has it, and its result. Raises UserError."""
-    tables = selection.readable(store)
     lines = [line for its in tables.values() for line in its]
     of = _at(address, lines)
     known = {line["fingerprint"] for line in lines} | {*store.fingerprints()}
