@@ -219,7 +219,7 @@ def loaded(fingerprint: str, store: Store) -> tuple[Backbone, Transform]:
     from simsiam import encoder
 
     size, crop = _input(_result(fingerprint, store))
-    return encoder.built(weights(fingerprint, store)), encoder.Transform(size, crop)
+    return encoder.built(weights(fingerprint, store)).float(), encoder.Transform(size, crop)
 
 
 def _input(result: Mapping[str, Any]) -> tuple[int, float]:

@@ -180,7 +180,7 @@ def tuned(
 def encoder(fingerprint: str, *, root: Root = None) -> tuple[Backbone, Transform]:
     """A finished trial's backbone in eval mode, (n, 3, S, S) -> (n, D), and what makes its input of a picture.
 
-    It computes in full float32 (or float64), whatever the trial's precision. The trial must have been run with
+    It computes in full float32, whatever the trial's precision. The trial must have been run with
     `--keep-checkpoints`. Raises UserError for an unknown one, or where no checkpoint is kept.
     """
     return encoders.loaded(fingerprint, opened(root))
