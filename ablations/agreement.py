@@ -1,8 +1,8 @@
 """Do two runs of the same tables, say with other seeds or by other people, agree? Row by row, and claim by claim.
 
-A row agrees unless the difference of its means in kNN top-1, by Welch's t interval, leaves 0 out: all rows that are
-compared share an error rate of 5 %. Where both have the same seeds the interval is a little too wide, never too narrow.
-A row's outcomes differ where the two have none in common.
+A row is asked two things, each with half of an error rate of 5 % over all rows: whether as many of its seeds collapsed
+and diverged, by Fisher's exact test, and whether its mean kNN top-1 is the same, by a t interval of the difference: of
+pairs where both have the same seeds, Welch's otherwise. Rows whose seeds cannot tell are undecided, and detectors are.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablations.table import Table
-from ablations.verdict import ALPHA, METRIC, UNDECIDED, Interval, Verdict, interval, number, resolution
+from ablations.verdict import ALPHA, LOST, METRIC, UNDECIDED, Interval, Verdict, interval, number, resolution
 
-AGREE, DIFFER, TOO_FEW = "agree", "differ", "too few seeds"
+AGREE, DIFFER = "agree", "differ"
 SAME, OPEN, CONTRARY = "same", "open", "contrary"
 
 Line = Mapping[str, Any]  # of results/<table>.parquet
@@ -30,7 +30,9 @@ class Agreement:
     Args:
         outcomes: of one and of the other: outcome -> seeds.
         means: kNN top-1, per cent, of one and of the other, at 95 % each; None where no seed has a number.
-        difference: one minus other, points, at 95 % over all rows compared; None with less than two seeds in either.
+        apart_by_outcomes: whether other numbers of seeds collapsed or diverged than chance gives, or one could not run.
+        difference: one minus other, points, at its share of 95 % over all rows; None with less than two seeds in
+            either, or where seeds failed or diverged: what is left may be what went well.
         shared: results that are in both with the same numbers, as of the same Config on the same kind of machine.
         apart: column -> its values in one and in the other, of what they were made of and by, where these differ.
     """
@@ -39,17 +41,21 @@ class Agreement:
     row: str
     outcomes: tuple[Counter[str], Counter[str]]
     means: tuple[Interval | None, Interval | None]
+    apart_by_outcomes: bool
     difference: Interval | None
     shared: int
     apart: Mapping[str, tuple[str, str]]
 
     @property
     def says(self) -> str:
-        if self.outcomes[0].keys().isdisjoint(self.outcomes[1]):
+        """`agree`, `differ` or `undecided`."""
+        one, other = self.outcomes
+        if self.apart_by_outcomes or (self.difference and not self.difference.low <= 0 <= self.difference.high):
             return DIFFER
-        if self.difference is None:
-            return AGREE if not any(self.means) else TOO_FEW
-        return AGREE if self.difference.low <= 0 <= self.difference.high else DIFFER
+        alike = one.keys() == other.keys() and one.keys() in ({"diverged"}, {"infeasible"})
+        if alike or (self.difference and not one.keys().isdisjoint(other)):
+            return AGREE
+        return UNDECIDED
 
 
 def rows(one: Sequence[Line], other: Sequence[Line]) -> list[Agreement]:
@@ -58,41 +64,74 @@ def rows(one: Sequence[Line], other: Sequence[Line]) -> list[Agreement]:
     Args:
         one, other: lines of one recipe, overrides, data and encoder each.
     """
-    both = {_row(line) for line in other}
-    shared = [row for row in dict.fromkeys(map(_row, one)) if row in both]
+    there = _by_row(other)
+    both = {row: (its, there[row]) for row, its in _by_row(one).items() if row in there}
+    chances = {row: _chances(*map(_outcomes, pair)) for row, pair in both.items()}
+    counted = sum(map(len, chances.values()))
+    compared = sum(min(map(len, map(_whole, pair))) > 1 for pair in both.values())
     return [
         _compared(
             row,
-            [line for line in one if _row(line) == row],
-            [line for line in other if _row(line) == row],
-            ALPHA / len(shared),
+            *pair,
+            apart=any(chance <= ALPHA / 2 / counted for chance in chances[row]),
+            alpha=ALPHA / 2 / max(1, compared),
         )
-        for row in shared
+        for row, pair in both.items()
     ]
 
 
-def _row(line: Line) -> tuple[str, str]:
-    return line["table"], line["row"]
+def _by_row(lines: Iterable[Line]) -> dict[tuple[str, str], list[Line]]:
+    rows: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        rows.setdefault((line["table"], line["row"]), []).append(line)
+    return rows
 
 
-def _compared(row: tuple[str, str], one: Sequence[Line], other: Sequence[Line], alpha: float) -> Agreement:
-    values = [_values(lines) for lines in (one, other)]
+def _compared(
+    row: tuple[str, str], one: Sequence[Line], other: Sequence[Line], *, apart: bool, alpha: float
+) -> Agreement:
+    values = [list(_values(lines).values()) for lines in (one, other)]
     step = max(resolution(one), resolution(other))
     found = {line["fingerprint"]: line for line in one}
+    outcomes = _outcomes(one), _outcomes(other)
     return Agreement(
         *row,
-        outcomes=(Counter(line["outcome"] for line in one), Counter(line["outcome"] for line in other)),
+        outcomes=outcomes,
         means=(_mean(values[0], step), _mean(values[1], step)),
-        difference=welch(values[0], values[1], alpha, resolution=step),
-        shared=sum(
-            line["fingerprint"] in found and all(line[name] == found[line["fingerprint"]][name] for name in _NUMBERS)
-            for line in other
-        ),
+        apart_by_outcomes=apart or len({"infeasible" in each for each in outcomes}) > 1,
+        difference=_difference(_whole(one), _whole(other), alpha, step),
+        shared=sum(line["fingerprint"] in found and _same_numbers(line, found[line["fingerprint"]]) for line in other),
         apart={name: its for name in _MADE if len(set(its := (_several(one, name), _several(other, name)))) > 1},
     )
 
 
-_NUMBERS = "outcome", "loss", METRIC, "linear_top1"
+def _outcomes(lines: Iterable[Line]) -> Counter[str]:
+    return Counter(line["outcome"] for line in lines)
+
+
+def _chances(one: Counter[str], other: Counter[str]) -> list[float]:
+    """Fisher's exact p of each outcome that some seeds had and others had not: where all ended alike there is nothing
+    to test, and nothing to share an error rate with."""
+    from scipy import stats
+
+    ended = [Counter({name: n for name, n in each.items() if name in _ENDED}) for each in (one, other)]
+    chances = []
+    for name in ("collapsed", "diverged"):
+        table = [(each[name], each.total() - each[name]) for each in ended]
+        if all(map(sum, table)) and all(map(sum, zip(*table, strict=True))):
+            chances.append(float(stats.fisher_exact(table).pvalue))
+    return chances
+
+
+def _same_numbers(one: Line, other: Line) -> bool:
+    pairs = [(one.get(name), other.get(name)) for name in _NUMBERS]
+    return one["outcome"] != "failed" and all(
+        a == b or (a != a and b != b) for a, b in pairs
+    )  # a diverged seed's NaN is itself, too
+
+
+_ENDED = "finished", "collapsed", "diverged"
+_NUMBERS = "outcome", "loss", METRIC, "linear_top1", "ap"
 _MADE = "recipe", "overrides", "data", "encoder_from", "sources", "torch", "device"
 
 
@@ -100,19 +139,33 @@ def _several(lines: Iterable[Line], name: str) -> str:
     return ", ".join(sorted({str(line[name]) for line in lines if line.get(name) is not None})) or "none"
 
 
-def _values(lines: Iterable[Line]) -> list[float]:
-    return [line[METRIC] for line in lines if number(line[METRIC])]
+def _values(lines: Iterable[Line]) -> dict[int, float]:
+    """Seed -> number."""
+    return {line["seed"]: line[METRIC] for line in lines if number(line[METRIC])}
+
+
+def _whole(lines: Sequence[Line]) -> dict[int, float]:
+    """The same; none where a seed has failed or diverged."""
+    return _values(lines) if LOST.isdisjoint(line["outcome"] for line in lines) else {}
 
 
 def _mean(values: Sequence[float], step: float) -> Interval | None:
     return interval(values, resolution=step) if values else None
 
 
+def _difference(one: Mapping[int, float], other: Mapping[int, float], alpha: float, step: float) -> Interval | None:
+    if one.keys() == other.keys():
+        paired = [one[seed] - other[seed] for seed in one]
+        return interval(paired, alpha, resolution=step) if len(paired) > 1 else None
+    return welch([*one.values()], [*other.values()], alpha, resolution=step)
+
+
 def welch(one: Sequence[float], other: Sequence[float], alpha: float, *, resolution: float = 0.0) -> Interval | None:
     """The two-sided interval of the difference of two means of unequal variances, at level 1 - alpha.
 
     None with less than two values in either. Standard deviations are taken as `resolution` at least, the step in which
-    the values come.
+    the values come. Of unequal numbers of values the degrees of freedom are those of the fewer, as Hsu has it: Welch's
+    would give intervals that are too narrow.
     """
     if min(len(one), len(other)) < 2:
         return None
@@ -121,9 +174,9 @@ def welch(one: Sequence[float], other: Sequence[float], alpha: float, *, resolut
     parts = [max(statistics.stdev(values), resolution) ** 2 / len(values) for values in (one, other)]
     if not any(parts):
         return Interval(statistics.fmean(one) - statistics.fmean(other), 0.0, len(one) + len(other))
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, (one, other), strict=True)
-    )
+    freedom = float(min(len(one), len(other)) - 1)
+    if len(one) == len(other):
+        freedom *= sum(parts) ** 2 / sum(part**2 for part in parts)
     half = float(stats.t.ppf(1 - alpha / 2, freedom)) * math.sqrt(sum(parts))
     return Interval(statistics.fmean(one) - statistics.fmean(other), half, len(one) + len(other))
 

@@ -18,28 +18,31 @@ FILES = "SIMSIAM_TABLE_FILES"  # of a submitted job: the text of each table's fi
 
 
 def tables(args: argparse.Namespace) -> list[Table]:
-    """The tables of `--table`, before any grid: with `all`, those that need no encoder unless one is given.
-
-    Without `--table`, which only a grid may be, none. Raises UserError.
-    """
+    """The tables of `--table`, before any grid. Without it, which only a grid may be, none. Raises UserError."""
     if not args.table:
         if args.tune or not args.grid:
             raise UserError(f"Name a table with --table. Known: {', '.join(catalogue.names())}, all, or FILE.py.")
         return []
-    asked = [_table(name) for name in (catalogue.names() if args.table == "all" else [args.table])]
-    given = next((option for option in ("from", "weights") if _given(args, option)), None)
-    if given and not any(table.needs_encoder for table in asked):
+    return [_table(name) for name in (catalogue.names() if args.table == "all" else [args.table])]
+
+
+def with_encoder(tables: list[Table], args: argparse.Namespace) -> list[Table]:
+    """The tables that this command can start: with `all`, those that need no encoder unless one is given.
+
+    Args:
+        tables: of `with_grid`: where a function says that a row starts from an encoder, it has said so.
+
+    Raises UserError.
+    """
+    given = "from" if args.given else "weights" if args.weights else None
+    needing = [table.name for table in tables if table.needs_encoder]
+    if given and not needing:
         known = ", ".join(name for name in catalogue.names() if catalogue.get(name).needs_encoder)
-        raise UserError(f"--{given} is for tables that start from an encoder: {known}. Got --table {args.table}.")
-    needing = [table.name for table in asked if table.needs_encoder]
+        got = f"--table {args.table}" if args.table else "a grid of a recipe"
+        raise UserError(f"--{given} is for tables that start from an encoder: {known}. Got {got}.")
     if needing and not given and args.table != "all":
         raise UserError(f"Table {needing[0]} starts from an encoder: give --from TABLE/ROW or --weights FILE.")
-    return [table for table in asked if given or not table.needs_encoder]
-
-
-def _given(args: argparse.Namespace, option: str) -> str | None:
-    found: str | None = args.given if option == "from" else args.weights
-    return found
+    return [table for table in tables if given or not table.needs_encoder]
 
 
 def _table(name: str) -> Table:

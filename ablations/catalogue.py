@@ -146,6 +146,10 @@ def carried(name: str, recipe: str, overrides: str, definitions: Definitions) ->
     found = definitions.get(definition.key(recipe, overrides))
     if found is None:
         raise UserError(configs.unknown("table", name, names()))
+    return _decoded(name, found)
+
+
+def _decoded(name: str, found: Mapping[str, Any]) -> Table:
     try:
         return definition.decoded(found)
     except ValueError as error:
@@ -169,7 +173,7 @@ def _carries(name: str, store: Store) -> bool:
 def check_that_it_is_free(table: Table, store: Store) -> None:
     """Refuse a table whose name is of another one in a results folder. Raises UserError."""
     definitions = store.definitions(table.name) if table.carried else {}
-    for other in (carried(table.name, name, "", definitions) for name in definitions):
+    for other in (_decoded(table.name, found) for found in definitions.values()):
         same = set(other.axes) == set(table.axes) and other.tuned == table.tuned
         if not same or (table.axes and other.title != table.title):
             raise UserError(

@@ -40,6 +40,7 @@ KEY: Columns = {
     "seed": (_WHOLE, ""),
     "baseline": (pa.bool_(), "whether the row is the table's baseline"),
     "encoder_from": (_TEXT, "where the encoder is from that it starts with, or whose network it has"),
+    "looks": (_WHOLE, "how often claims are judged while seeds are added, at most, by the commands that asked for it"),
 }
 METRICS: Columns = {
     "outcome": (_TEXT, "finished, collapsed, diverged, infeasible or failed"),

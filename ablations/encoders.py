@@ -145,7 +145,9 @@ def of_trials(asked: str, store: Store) -> Encoders:
     unkept = store.unkept(line["fingerprint"] for line in lines)
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in (line for line in lines if line["fingerprint"] not in unkept):
-        kind = ", ".join(filter(None, (line["recipe"], line["data"], line["overrides"])))
+        # A row may itself start from an encoder: that of another one is another kind.
+        its = line["recipe"], line["data"], line["overrides"], line.get("encoder_from")
+        kind = ", ".join(filter(None, its))
         groups.setdefault(kind, []).append(line)
     if not groups:
         raise UserError(
@@ -153,7 +155,7 @@ def of_trials(asked: str, store: Store) -> Encoders:
             "is trained again with --rerun unkept."
         )
     if len(groups) > 1:
-        each = [f"{','.join(line['fingerprint'] for line in its)} ({kind})" for kind, its in groups.items()]
+        each = [f"{','.join(line['fingerprint'] for line in some)} ({kind})" for kind, some in groups.items()]
         raise UserError(
             f"{asked} has several kinds of results. Give --from the fingerprints of one: {'; '.join(each)}."
         )

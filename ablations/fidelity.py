@@ -2,8 +2,8 @@
 
 Rows are ranked by the mean of kNN top-1 over seeds; rows that have collapsed or diverged in most of their seeds share
 the last place. Kendall's tau-b of two rankings is 1 where they agree, 0 where they have nothing to do with each other,
-and -1 where they are opposite. Its ceiling is what two halves of the longer table's own seeds reach: no shorter table
-can be expected to agree with it better than it agrees with itself.
+and -1 where they are opposite. Beside it stands what two halves of the longer table's own seeds reach: how far the
+longer table agrees with itself, at half the seeds.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ablations.verdict import METRIC, number
 _DRAWS = 2000  # of the bootstrap, and of the halves
 _LAST = -1.0  # per cent: below what any row can have
 _LEAST_ROWS = 3
+_LEAST_SEEDS = 3  # that a bootstrap can say something of
 
 Line = Mapping[str, Any]  # of results/<table>.parquet
 Seeds = Mapping[str, Mapping[int, Line]]  # row -> seed -> line
@@ -34,8 +35,9 @@ class Fidelity:
     Args:
         rows, seeds: that both have.
         tau: Kendall's tau-b of the means over all seeds; nan where a ranking has one place alone.
-        low, high: 95 % percentile bootstrap over seeds, which both lengths share.
-        ceiling: mean tau-b between two halves of the longer one's seeds; nan with less than two.
+        low, high: of a 95 % percentile bootstrap over seeds, which both lengths share: too narrow for few seeds, and
+            nan for less than three.
+        halves: mean tau-b between two halves of the longer one's seeds; nan with less than two.
     """
 
     short: int
@@ -45,7 +47,7 @@ class Fidelity:
     tau: float
     low: float
     high: float
-    ceiling: float
+    halves: float
 
 
 def between(short: Iterable[Line], long: Iterable[Line], lengths: tuple[int, int]) -> Fidelity | None:
@@ -56,7 +58,8 @@ def between(short: Iterable[Line], long: Iterable[Line], lengths: tuple[int, int
     if len(rows) < _LEAST_ROWS or not seeds:
         return None
     generator = np.random.default_rng(0)  # the same numbers for the same results
-    drawn = [generator.choice(seeds, len(seeds)).tolist() for _ in range(_DRAWS)]
+    draws = _DRAWS if len(seeds) >= _LEAST_SEEDS else 0
+    drawn = [generator.choice(seeds, len(seeds)).tolist() for _ in range(draws)]
 
     @functools.cache  # of few seeds there are few different draws
     def of(*its: int) -> float:
@@ -65,8 +68,8 @@ def between(short: Iterable[Line], long: Iterable[Line], lengths: tuple[int, int
     taus = [each for each in (of(*sorted(its)) for its in drawn) if not math.isnan(each)] or [math.nan]
     low, high = np.percentile(taus, [2.5, 97.5])
     whole = of(*seeds)
-    ceiling = _ceiling(other, rows, seeds, generator)
-    return Fidelity(*lengths, len(rows), len(seeds), whole, float(low), float(high), ceiling)
+    halves = _halves(other, rows, seeds, generator)
+    return Fidelity(*lengths, len(rows), len(seeds), whole, float(low), float(high), halves)
 
 
 def tau(one: Sequence[float], other: Sequence[float]) -> float:
@@ -98,7 +101,7 @@ def _place(lines: Sequence[Line]) -> float:
     return statistics.fmean(finished) if 2 * len(finished) > len(lines) else _LAST
 
 
-def _ceiling(table: Seeds, rows: Sequence[str], seeds: Sequence[int], generator: np.random.Generator) -> float:
+def _halves(table: Seeds, rows: Sequence[str], seeds: Sequence[int], generator: np.random.Generator) -> float:
     if len(seeds) < 2:
         return math.nan
     taus = []

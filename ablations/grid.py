@@ -119,13 +119,13 @@ def _over(changes: Fields | Callable[[Fields], Fields], point: Fields) -> Fields
     return {**point, **changes}
 
 
-def undecided(table: Table, lines: Sequence[Line], looks: int, asked: Sequence[str] | None = None) -> list[str]:
+def undecided(table: Table, lines: Sequence[Line], asked: Sequence[str] | None = None) -> list[str]:
     """The baseline and the rows of a grid whose difference to it may be none; nothing where all are decided.
 
     Args:
         asked: rows; None for all.
     """
-    found = differences([row.name for row in table.rows], BASELINE, lines, looks=looks)
+    found = differences([row.name for row in table.rows], BASELINE, lines)
     found = {name: each for name, each in found.items() if asked is None or name in asked}
     rows = [name for name, each in found.items() if each.interval.low <= 0 <= each.interval.high]
     return [BASELINE, *rows] if rows else []

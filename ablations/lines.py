@@ -48,6 +48,7 @@ def membership(trial: Trial) -> Result:
         "paper": trial.row.paper,
         "baseline": trial.baseline,
         "encoder_from": trial.encoder_from,
+        "looks": trial.looks,
         "reference": reference and reference.accuracy,
         "reference_of": reference and reference.of,
         "reference_source": reference and reference.source,

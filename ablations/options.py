@@ -199,7 +199,8 @@ def _seeds(text: str) -> range:
     """Those of `--seeds 5` and `--seeds 5-9`. Raises UserError."""
     if not (read := re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip(), re.ASCII)):
         raise UserError(f"--seeds takes N, for seeds 0 to N-1, or FIRST-LAST, as 0-4. Got '{text}' instead.")
-    number, last = (None if each is None else int(each) for each in read.groups())
+    # Python makes no whole number of thousands of digits, and no length of a range of some; a bound does as well.
+    number, last = (None if each is None else int(min(float(each), _LAST_SEED + 2)) for each in read.groups())
     assert number is not None
     found = range(number) if last is None else range(number, last + 1)
     if not 1 <= len(found) <= MOST_SEEDS or found[-1] > _LAST_SEED:

@@ -53,8 +53,8 @@ def plan(
     if not table.carried:  # else `resolved` has, while its functions were some
         _check_that_overrides_act(table, recipe, data, overrides)
     if reason := _infeasible(Config(**baseline), train_images):
-        fits = min(baseline["batch_size"], train_images // 2)
-        raise UserError(reason + (f" Add --set batch_size={fits}." if reason.startswith("batch_size") and fits else ""))
+        too_large = reason.startswith("batch_size")
+        raise UserError(reason + (_smaller_batch(table, recipe, data, overrides, train_images) if too_large else ""))
     trials, its = [], {seed: Config(**{**baseline, "seed": seed}) for seed in seeds}
     text = configs.canonical(overrides)
     for row in _chosen(table, rows):
@@ -73,6 +73,16 @@ def plan(
                 )
             )
     return trials
+
+
+def _smaller_batch(table: Table, recipe: str, data: str, overrides: Fields, train_images: int) -> str:
+    """The remedy for a batch that is too large: half of the pictures, or "" where that would not do either."""
+    fits = max(2, (baseline(table, recipe, data, overrides).train_images or train_images) // 2)
+    try:
+        smaller = baseline(table, recipe, data, {**overrides, "batch_size": fits})
+    except UserError:
+        return ""
+    return "" if _infeasible(smaller, train_images) else f" Use --set batch_size={fits}."
 
 
 def _of_seeds(
@@ -184,10 +194,8 @@ def _of_row(table: Table, row: Row, fields: Fields) -> tuple[Config, str | None]
         return config, str(error)
 
 
-def _started(fields: Fields, encoder: Encoder | None, overrides: Fields) -> Fields:
+def _started(fields: Fields, encoder: Encoder, overrides: Fields) -> Fields:
     """The fields of a row with the encoder that it starts from, or whose network it has. Raises UserError."""
-    if encoder is None:
-        return fields
     for name, value in encoder.network.items():
         if overrides.get(name, value) != value:
             raise UserError(

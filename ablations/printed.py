@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ablations import lines as lines_of
 from ablations import provenance
@@ -14,15 +14,50 @@ from ablations.agreement import Agreement, ClaimTwice
 from ablations.board import duration
 from ablations.fidelity import Fidelity
 from ablations.table import Table
-from ablations.verdict import Interval, Verdict
+from ablations.verdict import METRIC, UNTRAINED, Interval, Verdict
 from simsiam.methods import DETECTION
 
 Result = Mapping[str, Any]
 
-_COLUMNS = (("kNN", "knn_top1", 1), ("linear", "linear_top1", 1), ("untrained", "knn_top1_init", 1))
-_BY_LABELS = (("classifier", "classifier_top1", 1),)
-_DETECTION = (("AP", "ap", 1), ("AP50", "ap50", 1), ("AP75", "ap75", 1))
-_FORENSICS = (("z_std", "z_std", 2), ("rank", "effective_rank", 1))
+
+class Number(NamedTuple):
+    """A column of numbers of a table.
+
+    Args:
+        name: of the result files' column.
+        heading: in a terminal.
+        title: where there is room for it.
+        digits: after the point.
+    """
+
+    name: str
+    heading: str
+    title: str
+    digits: int = 1
+
+
+_OURS = Number(METRIC, "kNN", "kNN top-1"), Number("linear_top1", "linear", "linear top-1")
+_START = (Number(UNTRAINED, "untrained", "untrained, kNN"),)
+_BY_LABELS = (Number("classifier_top1", "classifier", "classifier top-1"),)
+_BOXES = Number("ap", "AP", "AP"), Number("ap50", "AP50", "AP50"), Number("ap75", "AP75", "AP75")
+_FORENSICS = Number("z_std", "z_std", "std of z", 2), Number("effective_rank", "rank", "rank")
+
+
+def accuracies(lines: Sequence[Result]) -> tuple[Number, ...]:
+    """What a table of these lines has of how good its rows became, per cent."""
+    if _of_boxes(lines):
+        return _BOXES
+    by_labels = any(line.get("classifier_top1") is not None for line in lines)
+    return (*_OURS, *(_BY_LABELS if by_labels else ()))
+
+
+def numbers(lines: Sequence[Result]) -> tuple[Number, ...]:
+    """The same, with what a row started from and what became of its z."""
+    return accuracies(lines) + (() if _of_boxes(lines) else (*_START, *_FORENSICS))
+
+
+def _of_boxes(lines: Sequence[Result]) -> bool:
+    return any(line["method"] == DETECTION for line in lines)
 
 
 _OF_CLASSES = """\
@@ -37,18 +72,15 @@ def results(table: Table, lines: Sequence[Result]) -> str:
     Args:
         lines: of results/<table>.parquet.
     """
-    by_labels = any(line.get("classifier_top1") is not None for line in lines)
-    numbers = (*_COLUMNS, *(_BY_LABELS if by_labels else ()), *_FORENSICS)
-    if any(line["method"] == DETECTION for line in lines):
-        numbers = _DETECTION
+    its = numbers(lines)
     told = {line["row"]: line for line in lines if line.get("reference") is not None}  # files of before have none
     others = ["reference"] if told else []
     prices = ["price"] if any(line.get("price") is not None for line in lines) else []
-    cells = [("row", "paper", *others, *(heading for heading, _, _ in numbers), "outcome", "time", *prices)]
+    cells = [("row", "paper", *others, *(number.heading for number in its), "outcome", "time", *prices)]
     for row in table.rows:
         if seeds := [line for line in lines if line["row"] == row.name]:
             paper = "-" if row.paper is None else f"{row.paper:.1f}"
-            ours = (spread(seeds, name, digits) for _, name, digits in numbers)
+            ours = (spread(seeds, number.name, number.digits) for number in its)
             published = [f"{told[row.name]['reference']:.1f}" if row.name in told else "-" for _ in others]
             stale = ", stale" if any(map(provenance.is_stale, seeds)) else ""
             name = row.name + " *" * any(line.get("baseline") for line in seeds)
@@ -56,7 +88,7 @@ def results(table: Table, lines: Sequence[Result]) -> str:
             cells.append((name, paper, *published, *ours, outcomes(seeds) + stale, took(seeds), *cost))
     text = [
         f"{table.title} ({table.section})",
-        _OF_BOXES if numbers is _DETECTION else _OF_CLASSES,
+        _OF_BOXES if _of_boxes(lines) else _OF_CLASSES,
         *(["", which(lines[0])] if lines else []),
         "",
         aligned(cells),
@@ -148,8 +180,8 @@ def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
         [
             aligned(cells),
             "",
-            f"{len(rows)} rows: {_counted(row.says for row in rows)}. The differences hold together at 95 %: ± is what "
-            f"they could have missed. {shared} of their results are in both, with the same numbers.",
+            f"{len(rows)} rows: {_counted(row.says for row in rows)}. All of it holds together at 95 %; a difference "
+            f"of ±'s size is seen in half of the cases. {shared} of their results are in both, with the same numbers.",
             *([f"Not alike in both: {'; '.join(made)}."] if made else []),
             "",
             aligned(judged),
@@ -161,20 +193,21 @@ def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
 
 def fidelity(found: Sequence[Fidelity]) -> str:
     """A Markdown table of how well shorter tables rank the rows of longer ones."""
-    cells: list[tuple[str, ...]] = [("epochs", "beside", "rows", "seeds", "tau-b", "95 %", "ceiling")]
+    cells: list[tuple[str, ...]] = [("epochs", "beside", "rows", "seeds", "tau-b", "bootstrap", "halves")]
     for each in found:
-        numbers = (each.tau, each.low, each.high, each.ceiling)
-        tau, low, high, ceiling = ("-" if math.isnan(number) else f"{number:.2f}" for number in numbers)
+        numbers = (each.tau, each.low, each.high, each.halves)
+        tau, low, high, halves = ("-" if math.isnan(number) else f"{number:.2f}" for number in numbers)
         cells.append(
-            (str(each.short), str(each.long), str(each.rows), str(each.seeds), tau, f"{low} to {high}", ceiling)
+            (str(each.short), str(each.long), str(each.rows), str(each.seeds), tau, f"{low} to {high}", halves)
         )
     return "\n".join([aligned(cells), "", _FIDELITY])
 
 
 _FIDELITY = """\
 Kendall's tau-b of the rows' mean kNN top-1: 1 is the same order, 0 none in common. Collapsed rows share the last
-place. The ceiling is how well two halves of the longer table's seeds agree. Each length has a cosine of its own: a
-curve, cut at the shorter length, has not finished its own and may rank otherwise."""
+place. The bootstrap is of 95 % over seeds, and too narrow where they are few. Halves is how well two halves of the
+longer table's seeds agree, of half the seeds. Each length has a cosine of its own: a curve, cut at the shorter length,
+has not finished its own and may rank otherwise."""
 
 
 def _interval(mean: Interval) -> str:
@@ -186,19 +219,23 @@ def _counted(names: Iterable[str]) -> str:
 
 
 _INTERVALS = """\
-± is a t interval at level 1 - 0.05/m for a table of m claims, divided again among a claim's comparisons, so that
-those of one table hold together at 95 %; "could show" is its half-width, the smallest difference that so many seeds
-could have told from none."""
+± is a t interval at level 1 - 0.05/{share} for a table of m claims{looks}, divided again among a claim's comparisons,
+so that those of one table hold together at 95 %; "could show" is its half-width: a true difference of this size is told
+from none in half of the cases. What outcomes decide is a count of these seeds, and has no error rate."""
 
 
 def claims(verdicts: Sequence[tuple[Table, Verdict]], *, overrides: str = "") -> str:
     """A Markdown table of the paper's claims and what our runs say of them, changed as `overrides` say."""
     changed = f" (--set {overrides})" if overrides else ""
-    below = [_INTERVALS] if any(found.differences for _, found in verdicts) else []
+    looks = max((found.looks for _, found in verdicts), default=1)
+    share = (
+        {"share": "m", "looks": ""} if looks == 1 else {"share": f"{looks}m", "looks": f" and {looks} looks at them"}
+    )
+    below = [_INTERVALS.format(**share)] if any(found.differences for _, found in verdicts) else []
     if overrides:
         below.append(f"The recipe is altered (--set {overrides}): this says nothing of the recipe itself.")
     if any(found.open and found.n < 2 for _, found in verdicts):
-        below.append("One seed decides only what collapses: for the rest add --seeds 5.")
+        below.append("One seed decides only what collapses or diverges: for the rest add --seeds 5.")
     cells = [("section", "the paper's claim", "verdict", "seeds", "evidence, kNN top-1", "could show")]
     for table, found in verdicts:
         cells.append(

@@ -28,25 +28,31 @@ kNN top-1 in per cent, mean ± its 95 % interval over seeds; c: collapsed in eve
 diverged; f, (f): failed."""
 _DIFFERENCES = """\
 Differences are paired by seed. The intervals of these {rows} hold together at 95 %, as those of a table's claims do:
-t intervals, each at 1 - 0.05/{rows}. ! marks a difference that they tell from none; a row that diverged or failed in
+t intervals, each at 1 - 0.05/{share}. ! marks a difference that they tell from none; a row that diverged or failed in
 some seed has none, nor has one that the time limit has left short of some."""
 
 
-def results(table: Table, lines: Sequence[Result], *, looks: int = 1, short: Collection[str] = ()) -> str:
+def results(table: Table, lines: Sequence[Result], *, short: Collection[str] = ()) -> str:
     """A grid of one recipe with one set of overrides.
 
     Args:
         lines: of results/<table>.parquet.
-        looks: how often it was judged while seeds were added.
         short: rows that the time limit has left without some of their seeds.
     """
     if table.tuned:
         return tuned_table(table, lines, short)
-    differences = verdict.differences([row.name for row in table.rows], BASELINE, lines, looks=looks, short=short)
+    differences = verdict.differences([row.name for row in table.rows], BASELINE, lines, short=short)
     of = _by_row(lines)
     shown = _matrices(table, of, differences) or _list(table, of, differences)
     itself = f"The baseline: {_cell(of.get(BASELINE, []))}."
-    below = [_MEANS, *([_DIFFERENCES.format(rows=len(differences))] if differences else [])]
+    below = [
+        _MEANS,
+        *(
+            [_DIFFERENCES.format(rows=len(differences), share=len(differences) * verdict.looks(lines))]
+            if differences
+            else []
+        ),
+    ]
     messages = dict.fromkeys(f"{line['row']}: {line['message']}" for line in lines if line["message"])
     few = [*itertools.islice(messages, _ENDS), *([f"... {len(messages)} such rows."] if len(messages) > _ENDS else [])]
     title = f"{table.title} ({table.section})"
@@ -130,8 +136,8 @@ def _mean(lines: Sequence[Result]) -> float | None:
 
 _TUNED = """\
 Each row was trained at {points} {what} and given the one with the best leave-one-out kNN on the training pictures
-(train kNN), mean over seeds: no test label has chosen. < marks a chosen value at the end of those that were tried: a
-better one may lie beyond."""
+(train kNN), mean over seeds: no test label has chosen. A row whose seeds vary more, or to which the point matters less,
+gains more by choosing. < marks a chosen value at the end of those that were tried: a better one may lie beyond."""
 
 
 def tuned_table(table: Table, lines: Sequence[Result], short: Collection[str] = ()) -> str:
@@ -179,5 +185,5 @@ def claims(untuned: Sequence[Verdict], own: Sequence[Verdict], short: Collection
         if (other.n or other.verdict != UNDECIDED) and not set(one.claim.rows) & set(short)
     ]
     changed = [str(one.claim) for one, other in both if one.verdict != other.verdict]
-    said = f"Changed by it: {'; '.join(changed)}." if changed else "No verdict is changed by it."
+    said = f"Another verdict there: {'; '.join(changed)}." if changed else "No verdict is another one there."
     return "\n".join([aligned(cells), "", said])

@@ -24,7 +24,7 @@ def plan(
     where: str,
     long: str,
     looks: Sequence[int] = (),
-    named: int | None = _NAMED,
+    every: bool = False,
 ) -> str:
     """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for.
 
@@ -33,11 +33,12 @@ def plan(
         where: in words.
         long: how long, in words of `how_long`.
         looks: after how many seeds the claims are judged, where it may end before the last.
-        named: of how many results the fingerprint is told at most; None for all.
+        every: whether each result's fingerprint is told, not those of the first few.
     """
     distinct = planning.distinct(trials)
     states = store.states(distinct)
-    lines = [f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint, 'infeasible')}" for t in trials[:named]]
+    told = trials if every else trials[:_NAMED]
+    lines = [f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint, 'infeasible')}" for t in told]
     if left := len(trials) - len(lines):
         lines.append(f"  ... and {left} more: add --fingerprints to see all.")
     reasons: dict[str, dict[str, None]] = {}
@@ -52,8 +53,8 @@ def plan(
         lines.append(f"Now: {len(todo)} training{'s' * (len(todo) > 1)}, {where}.")
         lines.append(long)
         if looks[1:]:
-            told = f"{', '.join(map(str, looks[:-1]))} and {looks[-1]}"
-            lines.append(f"That is the most: claims are judged after {told} seeds; more, only for what is undecided.")
+            judged = f"{', '.join(map(str, looks[:-1]))} and {looks[-1]}"
+            lines.append(f"That is the most: claims are judged after {judged} seeds; more, only for what is undecided.")
     else:
         lines.append("Now: nothing to train.")
     return "\n".join([f"Results: {store.folder}", *lines])

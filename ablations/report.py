@@ -18,7 +18,7 @@ if not __package__:  # started as a script, the path begins with ablations/ itse
 from ablations import catalogue, files
 from ablations.store import Store
 from ablations.table import UserError
-from ablations.terminal import say
+from ablations.terminal import reason, say
 from simsiam import config as configs
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _SECONDS = 5.0  # between two looks of --watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code: 0, 2 for a wrong command, 130 after Ctrl-C."""
+    """The command line. Returns the exit code: 0, 1 where a file fails, 2 for a wrong command, 130 after Ctrl-C."""
     args = _parser().parse_args(argv)
     try:
         store = Store.at(files.results_place(args.results))
@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(f"error: {error}", error=True)
         return 2
+    except OSError as error:
+        say(f"error: {reason(error)}.", error=True)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations import asked as named
-from ablations import planning
+from ablations import options, planning
 from ablations.options import FIELDS_ELSEWHERE, MOST_SEEDS, assignment
 from ablations.table import Encoders, Table, Trial, UserError
 from simsiam import config as configs
 from simsiam.config import Runtime
-from simsiam.methods import NONE
+from simsiam.methods import DETECTION, NONE
 from simsiam.recipes import DATA, RECIPES
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ class Request:
 
     def trials(self, seeds: Iterable[int], rows: dict[str, list[str]] | None = None) -> list[Trial]:
         """The trials of all tables; with `rows`, of those rows of each table."""
+        looks = len(options.looks(self.args))
         return [
-            self._placed(trial)
+            dataclasses.replace(self._placed(trial), looks=looks)
             for table in self.tables
             for trial in planning.plan(
                 table,
@@ -100,11 +101,16 @@ class Request:
         ]
 
     def _placed(self, trial: Trial) -> Trial:
-        """A trial with more workers than pictures in a batch is infeasible with these."""
-        workers, images = self.args.workers, trial.config.batch_size
-        if trial.infeasible or workers <= images or trial.config.method == NONE:
+        """A trial with more workers than it can have is infeasible with these."""
+        workers, method, images = self.args.workers, trial.config.method, trial.config.batch_size
+        if trial.infeasible or workers == 1 or method == NONE:
             return trial
-        reason = f"--workers {workers} share a batch of {images}: one would have no picture. Use at most {images}."
+        if method == DETECTION:  # shares of a batch would draw other proposals
+            reason = f"method={method} has one worker. Got --workers {workers}: use --workers 1."
+        elif workers > images:
+            reason = f"--workers {workers} share a batch of {images}: one would have no picture. Use at most {images}."
+        else:
+            return trial
         return dataclasses.replace(trial, infeasible=reason)
 
     def _chosen(self, rows: list[str]) -> list[str]:
@@ -149,7 +155,7 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
     its, changed = source(args), overrides(args.set)
     if args.table == "all":
         asked = [table for table in asked if table.detects == (its.layout == "voc")]
-    asked = named.with_grid(asked, args, data=its.name, overrides=changed)
+    asked = named.with_encoder(named.with_grid(asked, args, data=its.name, overrides=changed), args)
     rows = None if args.rows is None else [name.strip() for name in args.rows.split(",")]
     return Request(
         tables=asked,

@@ -106,9 +106,8 @@ def _run(args: argparse.Namespace) -> int:
         trials = request.trials(looks[-1])
         _check_tables(request, trials, store)
         todo = rerun.todo(trials, store, args.rerun)
-        named = {"named": None} if args.fingerprints else {}
-        long, counts = _how_long(request, todo, store), [len(seeds) for seeds in looks]
-        say(printed_plan.plan(trials, todo, store, where=request.where, long=long, looks=counts, **named))
+        long, counts, every = _how_long(request, todo, store), [len(seeds) for seeds in looks], args.fingerprints
+        say(printed_plan.plan(trials, todo, store, where=request.where, long=long, looks=counts, every=every))
         return 0
     if not planning.distinct(first := request.trials(looks[0])):
         raise UserError(f"No trial can start: {first[0].infeasible}")
@@ -116,8 +115,8 @@ def _run(args: argparse.Namespace) -> int:
     rerun.settle(store)  # what a killed command has left aside
     _check_tables(request, first, store)
     encoders.keep(store)
-    verdicts, left = _train(request, looks, store)
-    return _conclude(request, request.trials(looks[-1]), verdicts, store, left, len(looks))
+    verdicts, ended, left = _train(request, looks, store)
+    return _conclude(request, request.trials(looks[-1]), verdicts, store, ended, left)
 
 
 def _how_long(request: Request, todo: dict[str, Trial], store: Store) -> str:
@@ -168,17 +167,21 @@ def _encoders(args: argparse.Namespace, store: Store) -> Encoders:
     return encoders.of_file(Path(args.weights)) if args.weights else encoders.Encoders({})
 
 
-def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[list[tuple[Table, Verdict]], set[str]]:
+def _train(
+    request: Request, looks: list[Sequence[int]], store: Store
+) -> tuple[list[tuple[Table, Verdict]], set[str], set[str]]:
     """Train what is missing, and judge. After each look but the last, only rows of undecided claims get more seeds.
 
-    Returns the verdicts, and the fingerprints that the time limit has left.
+    Returns the verdicts, the fingerprints that were asked for and have ended, and those that the time limit has left.
     """
     from ablations import grid, printed_plan, rerun, verdict
 
     rows: dict[str, list[str]] | None = None
     found: dict[tuple[str, Claim], Verdict] = {}
+    asked: set[str] = set()
     for seeds in looks:
         trials = request.trials(seeds, rows)
+        asked |= planning.distinct(trials).keys()
         todo = rerun.todo(trials, store, request.args.rerun)
         say(printed_plan.plan(trials, todo, store, where=request.where, long=_how_long(request, todo, store)))
         left = _train_missing(request, trials, todo, store)
@@ -186,18 +189,19 @@ def _train(request: Request, looks: list[Sequence[int]], store: Store) -> tuple[
         for table in request.tables:
             lines = _lines(every_row, table, store)
             short = _short(trials, table, left)
-            for now in verdict.judge(table.claims, lines, looks=len(looks), short=short):
+            for now in verdict.judge(table.claims, lines, short=short):
                 before = found.get((table.name, now.claim))
                 # A decided difference stays decided, or the error rate would not hold; outcomes are counted anew.
                 if before is None or before.open or before.shows is None:
                     found[table.name, now.claim] = now
                     if now.open:
                         rows.setdefault(table.name, []).extend(now.claim.rows)
-            if table.axes and (undecided := grid.undecided(table, lines, len(looks), request.rows)):
+            if table.axes and (undecided := grid.undecided(table, lines, request.rows)):
                 rows[table.name] = undecided
         if left or not rows:
             break
-    return [(table, found[table.name, claim]) for table in request.tables for claim in table.claims], left
+    verdicts = [(table, found[table.name, claim]) for table in request.tables for claim in table.claims]
+    return verdicts, asked - left, left
 
 
 def _short(trials: list[Trial], table: Table, left: set[str]) -> set[str]:
@@ -302,19 +306,18 @@ def _conclude(
     trials: list[Trial],
     verdicts: list[tuple[Table, Verdict]],
     store: Store,
+    ended: set[str],
     left: set[str],
-    looks: int,
 ) -> int:
-    """Print the tables, the verdicts and the place of the results -> the exit code."""
+    """Print the tables, the verdicts and the place of the results -> the exit code, by what this command asked for."""
     from ablations import printed, printed_grid
 
     for table in request.tables:
         lines = _lines(trials, table, store)
-        grid = table.axes and printed_grid.results(table, lines, looks=looks, short=_short(trials, table, left))
+        grid = table.axes and printed_grid.results(table, lines, short=_short(trials, table, left))
         say("\n" + (grid or printed.results(table, lines)))
     if verdicts and request.judges and not request.tables[0].tuned:
         say("\n" + printed.claims(verdicts, overrides=configs.canonical(request.overrides)))
-    ended = planning.distinct(trials).keys() - left
     failures = store.failures(sorted(ended))
     for failure in failures:
         say(f"Failed: {failure['fingerprint']}: {failure['message']}")

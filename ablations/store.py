@@ -260,7 +260,8 @@ class Store:
         for trial in members:
             if result := results[trial.fingerprint]:
                 line = {**result, **lines_of.membership(trial)}
-                lines[lines_of.key(line)] = line
+                earlier = lines.get(lines_of.key(line), {}).get("looks") or 1
+                lines[lines_of.key(line)] = line | {"looks": max(earlier, line["looks"])}
                 its[trial.fingerprint] = stamps.get(trial.fingerprint)
         place = definition.order(carried, members[0].table)
         ordered = sorted(

@@ -144,7 +144,8 @@ class Table:
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One row with one seed. `infeasible` says why it can never start, or is None; `baseline`, whether it is that;
-    `encoder_from`, where the encoder is from that it starts with, or whose network it has, or None."""
+    `encoder_from`, where the encoder is from that it starts with, or whose network it has, or None; `looks`, how often
+    its command judges the claims while it adds seeds."""
 
     table: Table
     row: Row
@@ -154,6 +155,7 @@ class Trial:
     infeasible: str | None
     baseline: bool
     encoder_from: str | None = None
+    looks: int = 1
 
     @functools.cached_property
     def fingerprint(self) -> str:

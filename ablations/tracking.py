@@ -34,7 +34,7 @@ _END = ("knn_top1", "knn_train_top1", "linear_top1", "classifier_top1", "ap", "w
 
 def default_trackers() -> list[str]:
     """Those of $SIMSIAM_TRACK, else TensorBoard. Raises UserError for a name that is none."""
-    names = [name.strip() for name in os.environ.get("SIMSIAM_TRACK", TENSORBOARD).split(",")]
+    names = [name.strip() for name in (os.environ.get("SIMSIAM_TRACK") or TENSORBOARD).split(",")]
     for name in names:
         if name not in TRACKERS:
             raise UserError(configs.unknown("tracker of SIMSIAM_TRACK", name, TRACKERS))

@@ -3,6 +3,7 @@
 The figure is leave-one-out kNN on the training pictures (`knn_train_top1`), averaged over seeds; claims are then judged
 on the test set at the chosen points. Every row of the table is chosen for in the same way and from as many points, the
 baseline too, so that none has had more tries than another; a row that sets the field itself has one, and is named.
+Seeds that choose are judged on, too: a row whose seeds vary more, or to which the point matters less, gains more by it.
 """
 
 from __future__ import annotations
@@ -115,23 +116,19 @@ def _edges(point: Fields, tried: Sequence[Fields]) -> tuple[str, ...]:
 
 
 def choices(table: Table, lines: Sequence[Line]) -> list[Choice]:
-    """What each row of a tuned table is given, by the seeds that all points have of which there is a result.
+    """What each row of a tuned table is given, by the seeds that all its points have of which there is a result.
 
     Where none is had by all, it is those that any has: then results are missing.
     """
     rows = by_row(lines)
-    points = [set(rows[row.name]) for row in table.rows if row.of is not None and row.name in rows]
-    seeds = sorted(set.intersection(*points) or set.union(*points)) if points else []
     what = f"values of {next(iter(table.axes))}" if len(table.axes) == 1 else "points"
-    return [
-        choose(
-            row.name,
-            [(each.at, rows.get(each.name, {})) for each in table.rows if each.of == row.name],
-            seeds,
-            what=what,
-        )
-        for row in plain(table)
-    ]
+    found = []
+    for row in plain(table):
+        points = [(each.at, rows.get(each.name, {})) for each in table.rows if each.of == row.name]
+        known = [set(its) for _, its in points if its]
+        seeds = sorted(set.intersection(*known) or set.union(*known)) if known else []
+        found.append(choose(row.name, points, seeds, what=what))
+    return found
 
 
 def plain(table: Table) -> list[Row]:

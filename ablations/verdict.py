@@ -2,11 +2,13 @@
 
 Claims are judged on kNN top-1, per cent of the test set: the one accuracy that the untrained network has too, and that
 has no optimiser of its own. Intervals are two-sided t intervals. All claims of a table hold together at 95 %: each of m
-is judged at level 1 - 0.05/m, shared by its comparisons, and over the looks if seeds are added until it is decided.
+is judged at level 1 - 0.05/m, shared by its comparisons, and by the looks if seeds are added until it is decided.
+What outcomes decide, a collapse or a divergence, is a count of these seeds, and has no error rate.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -23,7 +25,8 @@ ROUGHER = 2.0  # an unstable row's loss changes by more than this times the othe
 
 Line = Mapping[str, Any]  # of results/<table>.parquet
 
-_LOST = {"failed", "diverged"}  # outcomes of a seed that has no number
+_NO_RUN = {"infeasible", "failed"}
+LOST = {"failed", "diverged"}  # outcomes of a seed that has no number
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Verdict:
         open: whether more seeds could decide it.
         differences: that the claim puts within `region(claim)`, with intervals that hold together; none of a claim on
             outcomes.
+        looks: that share the error rate.
     """
 
     claim: Claim
@@ -72,10 +76,11 @@ class Verdict:
     n: int
     open: bool = False
     differences: tuple[Difference, ...] = ()
+    looks: int = 1
 
     @property
     def shows(self) -> float | None:
-        """The smallest difference that this n could have told from none, in the claim's unit; None without one."""
+        """A true difference of this size is told from none in half of the cases. In the claim's unit; None without."""
         return max((each.interval.half for each in self.differences), default=None)
 
 
@@ -103,18 +108,24 @@ def by_row(lines: Iterable[Line]) -> dict[str, dict[int, Line]]:
     return rows
 
 
-def judge(
-    claims: Sequence[Claim], lines: Iterable[Line], *, looks: int = 1, short: Collection[str] = ()
-) -> list[Verdict]:
+def judge(claims: Sequence[Claim], lines: Iterable[Line], *, short: Collection[str] = ()) -> list[Verdict]:
     """A verdict for each claim of a table.
 
     Args:
         lines: of one table, on one recipe with one set of overrides.
-        looks: how often the claims are judged while seeds are added; the error rate is split over them.
         short: rows that the time limit has left without some of their seeds. Claims on them are undecided.
     """
     rows = by_row(lines)
-    return [_short_of_seeds(claim, rows, short) or _judge(claim, rows, ALPHA / len(claims) / looks) for claim in claims]
+    share = looks(line for its in rows.values() for line in its.values())
+    found = [
+        _short_of_seeds(claim, rows, short) or _judge(claim, rows, ALPHA / len(claims) / share) for claim in claims
+    ]
+    return [dataclasses.replace(each, looks=share) for each in found]
+
+
+def looks(lines: Iterable[Line]) -> int:
+    """How often these lines are judged while seeds are added, at most: the looks share an error rate."""
+    return max((line.get("looks") or 1 for line in lines), default=1)
 
 
 def _short_of_seeds(claim: Claim, rows: Mapping[str, Mapping[int, Line]], short: Collection[str]) -> Verdict | None:
@@ -129,7 +140,7 @@ def _short_of_seeds(claim: Claim, rows: Mapping[str, Mapping[int, Line]], short:
 def _judge(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -> Verdict:
     for row in claim.rows:
         outcomes = {line["outcome"] for line in rows.get(row, {}).values()}
-        if not outcomes - {"infeasible", "failed"}:
+        if not outcomes - _NO_RUN:
             return Verdict(claim, UNDECIDED, f"{row} {' and '.join(sorted(outcomes)) or 'has not run'}", 0)
     if claim.kind in (COLLAPSES, DOES_NOT_COLLAPSE):
         return _judge_outcomes(claim, rows[claim.rows[0]])
@@ -137,18 +148,17 @@ def _judge(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -
 
 
 def _judge_outcomes(claim: Claim, seeds: Mapping[int, Line]) -> Verdict:
-    """Reproduced if every seed ended as claimed, contradicted if none did. A diverged seed did not collapse, but is no
-    evidence of standing either.
+    """Reproduced if every seed ended as claimed, contradicted if none did. A diverged seed has neither collapsed nor
+    stood.
     """
-    ignored = {"infeasible", "failed"} | ({"diverged"} if claim.kind == DOES_NOT_COLLAPSE else set())
-    outcomes = [line["outcome"] for line in seeds.values() if line["outcome"] not in ignored]
-    if not outcomes:
-        return Verdict(claim, UNDECIDED, f"{claim.rows[0]} diverged", 0)
-    collapsed = outcomes.count("collapsed")
-    n = len(outcomes)
-    as_claimed = collapsed if claim.kind == COLLAPSES else n - collapsed
-    verdict = {n: REPRODUCED, 0: CONTRADICTED}.get(as_claimed, UNDECIDED)
-    return Verdict(claim, verdict, f"{collapsed} of {n} seeds collapsed", n)
+    outcomes = [line["outcome"] for line in seeds.values() if line["outcome"] not in _NO_RUN]
+    n, collapsed, diverged = len(outcomes), outcomes.count("collapsed"), outcomes.count("diverged")
+    as_claimed, against = collapsed, n - collapsed
+    if claim.kind == DOES_NOT_COLLAPSE:
+        as_claimed, against = n - collapsed - diverged, collapsed
+    verdict = REPRODUCED if as_claimed == n else CONTRADICTED if as_claimed == 0 and against else UNDECIDED
+    evidence = f"{collapsed} of {n} seeds collapsed" + f", {diverged} diverged" * (diverged > 0)
+    return Verdict(claim, verdict, evidence, n)
 
 
 def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -> Verdict:
@@ -168,52 +178,56 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
     n = min(each.n for each in intervals)
     unit = " in log2 of the loss's roughness" if claim.kind == UNSTABLE else ""
     evidence, differences = "; ".join(map(str, found)) + unit, tuple(found)
-    if claim.kind in (WORSE, WITHIN):
-        best = max({row for pair in pairs for row in pair}, key=lambda row: _room(rows[row]))
+    verdict = UNDECIDED
+    if all(low < each.low and each.high < high for each in intervals):
+        verdict = REPRODUCED
+    elif any(each.high < low or high < each.low for each in intervals):
+        verdict = CONTRADICTED
+    far = {WORSE: REPRODUCED, WITHIN: CONTRADICTED}.get(claim.kind, verdict)
+    if verdict != far:  # that rows are near each other says something only where they could be further apart
+        best = max(claim.rows, key=lambda row: _room(rows[row]))
         if (room := _room(rows[best])) < claim.margin:
             evidence = f"no room: training gives {best} {room:.1f} points"
             return Verdict(claim, UNDECIDED, evidence, n, differences=differences)
-    if all(low < each.low and each.high < high for each in intervals):
-        return Verdict(claim, REPRODUCED, evidence, n, differences=differences)
-    if any(each.high < low or high < each.low for each in intervals):
-        return Verdict(claim, CONTRADICTED, evidence, n, differences=differences)
-    return Verdict(claim, UNDECIDED, evidence, n, open=True, differences=differences)
+    return Verdict(claim, verdict, evidence, n, open=verdict == UNDECIDED, differences=differences)
 
 
 def _judge_divergence(claim: Claim, rows: Mapping[str, Mapping[int, Line]]) -> Verdict | None:
     """What diverged seeds decide, for they have no number: a row that always diverged is as bad as can be."""
-    counts = {row: [line["outcome"] for line in rows[row].values()].count("diverged") for row in claim.rows}
+    ended = {row: [o for line in rows[row].values() if (o := line["outcome"]) not in _NO_RUN] for row in claim.rows}
+    counts = {row: outcomes.count("diverged") for row, outcomes in ended.items()}
     some = [row for row, count in counts.items() if count]
     if not some:
         return None
-    n = min(len(rows[row]) for row in claim.rows)
-    evidence = ", ".join(f"{counts[row]} of {len(rows[row])} seeds of {row} diverged" for row in some)
-    first_alone_always = some == [claim.rows[0]] and counts[claim.rows[0]] == len(rows[claim.rows[0]])
+    n = min(map(len, ended.values()))
+    evidence = ", ".join(f"{counts[row]} of {len(ended[row])} seeds of {row} diverged" for row in some)
+    first_alone_always = some == [claim.rows[0]] and counts[claim.rows[0]] == len(ended[claim.rows[0]])
     if first_alone_always and claim.kind in (WORSE, UNSTABLE):
         return Verdict(claim, REPRODUCED, evidence, n)
-    if claim.kind == WITHIN and any(counts[row] == len(rows[row]) for row in some) and len(some) < len(claim.rows):
+    if claim.kind == WITHIN and any(counts[row] == len(ended[row]) for row in some) and len(some) < len(claim.rows):
         return Verdict(claim, CONTRADICTED, evidence, n)
     return Verdict(claim, UNDECIDED, evidence, n)
 
 
 def differences(
-    names: Iterable[str], baseline: str, lines: Iterable[Line], *, looks: int = 1, short: Collection[str] = ()
+    names: Iterable[str], baseline: str, lines: Iterable[Line], *, short: Collection[str] = ()
 ) -> dict[str, Difference]:
     """Row -> its difference to the baseline, of those that have one: a grid's, whose intervals hold together at 95 %.
 
-    Each of m is judged at level 1 - 0.05/m, as claims are, over the looks if seeds are added. A row that is the
+    Each of m is judged at level 1 - 0.05/m, as claims are, and by the looks if seeds are added. A row that is the
     baseline's own training has none; nor has one of fewer than two seeds in common, or one that has failed or diverged
     in some seed: what is left may be what went well; nor one that is `short` of seeds, as in `judge`, and where the
     baseline is, none has.
     """
+    lines = list(lines)
     rows = {name: of for name, of in by_row(lines).items() if name not in short}
     itself = rows.get(baseline, {})
-    whole = [name for name in names if {line["outcome"] for line in rows.get(name, {}).values()}.isdisjoint(_LOST)]
+    whole = [name for name in names if {line["outcome"] for line in rows.get(name, {}).values()}.isdisjoint(LOST)]
     values = {name: paired(rows[name], itself) for name in whole if name != baseline and name in rows}
     compared = {name: several for name, several in values.items() if len(several) > 1}
-    step = resolution(itself.values())
+    step, share = resolution(itself.values()), ALPHA / max(1, len(compared)) / looks(lines)
     return {
-        name: Difference(name, baseline, interval(several, ALPHA / len(compared) / looks, resolution=step))
+        name: Difference(name, baseline, interval(several, share, resolution=step))
         for name, several in compared.items()
     }
 

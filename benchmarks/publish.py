@@ -120,12 +120,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     worst = 0
     try:
         say(f"{published.unpack(into, store)} trials taken from {into.folder}.")
-        for i, part in enumerate(parts := PARTS[args.what]):
+        begun = _taken(args, parts := PARTS[args.what], store, into)
+        for part in parts:
             left = None if until is None else (until - time.monotonic()) / 60
             if left is not None and left < _SHORTEST:
                 return run.TIME_LIMIT
             code = run.main([*part.command(args), *([] if left is None else ["--time-limit", f"{left:.2f}"])])
-            _publish(args, store, into, parts[: i + (code != run.INTERRUPTED)])
+            if code != run.INTERRUPTED:
+                begun.add(part)
+            _publish(args, store, into, [part for part in parts if part in begun])
             if code > 1:
                 return code
             worst = max(worst, code)
@@ -207,6 +210,22 @@ def _says(verdict: Verdict, lines: Sequence[Result]) -> str:
     shows = "" if verdict.shows is None else f", ±{verdict.shows:.1f}"
     stale = any(provenance.is_stale(line) for line in lines if line["row"] in verdict.claim.rows)
     return f"{verdict.verdict} ({verdict.n} seed{'s' * (verdict.n > 1)}{shows}){', stale' * stale}"
+
+
+def _taken(args: argparse.Namespace, parts: Sequence[Part], store: Store, into: Store) -> set[Part]:
+    """The parts that something was unpacked of, with their lines in the tables of `store`.
+
+    Their turn may come late: a table's file is written anew with each of its parts, and must not lose the others'.
+    """
+    found, stamps = set[Part](), store.stamps()
+    for part in parts:
+        trials = list(_trials(args, [part]))
+        lines = (line for line in into.table(trials[0].table.name) if not provenance.is_stale(line))
+        there = {(line["row"], line["fingerprint"]) for line in lines}
+        if any((trial.row.name, trial.fingerprint) in there for trial in trials):
+            store.rebuild(trials, stamps)
+            found.add(part)
+    return found
 
 
 def _publish(args: argparse.Namespace, store: Store, into: Store, parts: Sequence[Part]) -> None:

@@ -1,9 +1,9 @@
 """What each method is by itself: SimSiam's relatives, Sec. 5's experiments, labels, and none; one literal each.
 
 Choosing a method takes all of its fields; `--set` may then change each. Numbers of recipe imagenet are those of each
-method's paper, in the form that the SimSiam paper's App. C gives it (3-layer projectors in SimCLR and SwAV, a
-symmetrised loss in MoCo v2), those of the small recipes in the range of the public benchmarks on small data; those of
-the digits are ours. Imports the standard library alone: a Config is checked with it.
+method's paper and code, augmentation included, in the form that the SimSiam paper's App. C gives it (3-layer projectors
+in SimCLR and SwAV, a symmetrised loss in MoCo v2), those of the small recipes in the range of the public benchmarks on
+small data; those of the digits are ours. Imports the standard library alone: a Config is checked with it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def _by_length(short: Any, middle: Any, long: Any) -> Callable[[Fields], Any]:
 
 
 def _warmup(fields: Fields) -> float:
-    return float(fields["epochs"]) / 10
+    """10 epochs at every length, as in the code of SimCLR, BYOL and SwAV; ours: of fewer than 100 epochs, a tenth."""
+    return min(10.0, float(fields["epochs"]) / 10)
 
 
 def _eighth(fields: Fields) -> int:
@@ -116,6 +117,8 @@ def _eighth(fields: Fields) -> int:
 _NARROW = dict(projector_hidden=512, dim=128)
 _DIGITS = dict(projector_hidden=256, dim=128)
 _LARGE_BATCH = dict(optimizer="lars", batch_size=4096, warmup_epochs=_warmup, predictor_lr="cosine")
+# Colour jitter of strength 1.0 and crops from 0.08 of the area on, in SimCLR's code and SwAV's (its script of 2 x 224).
+_STRONG = dict(crop_min_area=0.08, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
 _SMALL_SGD = dict(base_lr=0.12, weight_decay=5e-4)
 _SMALL = dict(**_NARROW, **_SMALL_SGD)
 _SMALL_MOCO = dict(**_SMALL, temperature=0.1, target_momentum=0.99)
@@ -130,14 +133,20 @@ METHODS: dict[str, Method] = {
         common=dict(stop_gradient=False, predictor="none", projector_layers=3, batch_norm="default"),
         recipes={
             "imagenet": dict(
-                **_LARGE_BATCH, base_lr=0.3, weight_decay=1e-6, temperature=0.1, projector_hidden=2048, dim=128
+                **_LARGE_BATCH,
+                **_STRONG,
+                base_lr=0.3,
+                weight_decay=1e-6,
+                temperature=0.1,
+                projector_hidden=2048,
+                dim=128,
             ),
             "small": dict(**_SMALL, temperature=0.5),
             "digits": dict(**_DIGITS, temperature=0.5),
         },
     ),
     # Chen et al. 2020: keys of a momentum encoder, the last ones kept in a queue; no BN in the head, BN of the batch in
-    # eight groups, and keys in another order than queries (its Shuffling BN).
+    # eight groups, and keys in another order than queries (its Shuffling BN). Its augmentation is SimSiam's.
     "moco": Method(
         code="simsiam.relatives.moco:MoCo",
         acts=("temperature", "queue", "target_momentum", "shuffle_keys"),
@@ -160,7 +169,8 @@ METHODS: dict[str, Method] = {
             "digits": dict(**_DIGITS, temperature=0.1, queue=256, target_momentum=0.99),
         },
     ),
-    # Grill et al. 2020: a momentum encoder and a predictor.
+    # Grill et al. 2020: a momentum encoder and a predictor. Its code treats the two views apart: one is always blurred,
+    # the other in 0.1 of all cases, and solarised in 0.2. No field says so: both are blurred in 0.5, none is solarised.
     "byol": Method(
         code="simsiam.relatives.byol:BYOL",
         acts=("predictor", "target_momentum"),
@@ -168,6 +178,8 @@ METHODS: dict[str, Method] = {
         recipes={
             "imagenet": dict(
                 **_LARGE_BATCH,
+                crop_min_area=0.08,
+                saturation=0.2,
                 base_lr=_by_length(0.45, 0.3, 0.2),
                 weight_decay=_by_length(1e-6, 1e-6, 1.5e-6),
                 target_momentum=_by_length(0.99, 0.99, 0.996),
@@ -187,6 +199,7 @@ METHODS: dict[str, Method] = {
         recipes={
             "imagenet": dict(
                 **_LARGE_BATCH,
+                **_STRONG,
                 base_lr=0.3,
                 weight_decay=1e-6,
                 temperature=0.1,

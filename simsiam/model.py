@@ -180,8 +180,9 @@ def head(widths: list[int], *, hidden: Norm | None, output: Norm | None) -> nn.S
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
-    """App. A: fc weights and biases U(-1/sqrt(in), 1/sqrt(in)), convolutions as torchvision's (normal, fan-out), BN
-    scale 1 and shift 0, and scale 0 for the last BN of each residual block.
+    """App. A: fc weights and biases U(-1/sqrt(in), 1/sqrt(in)), BN scale 1 and shift 0, and scale 0 for the last BN of
+    each residual block. Convolutions as in the released code, which leaves them to torchvision (normal, fan-out); App.
+    A gives them PyTorch's default.
 
     Each tensor depends on (seed, its name) alone, so a model without h starts from the same f.
     """

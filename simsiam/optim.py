@@ -23,7 +23,8 @@ def lr(config: Config, group: str, epoch: float) -> float:
     """The learning rate of a parameter group, `encoder` or `predictor`, `epoch` epochs into training.
 
     The encoder warms up linearly over `warmup_epochs`, then follows a cosine over what is left. The predictor is
-    never warmed up (the author, in the released code's issue 11); it follows the cosine or stays constant.
+    never warmed up; it follows the cosine or stays constant. The author says so of SimSiam (the released code's issue
+    11); of BYOL's predictor, and of one added to SimCLR or SwAV, it is ours.
     """
     if group == "predictor":
         return config.lr * (cosine(epoch / config.epochs) if config.predictor_lr == "cosine" else 1.0)

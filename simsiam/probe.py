@@ -74,7 +74,10 @@ def _train_on_crops(
     seed: int,
     checkpointer: Checkpointer,
 ) -> nn.Linear:
-    """The paper's probe: SGD or LARS without weight decay, cosine, random resized crops and flips."""
+    """The paper's probe: SGD or LARS without weight decay, cosine, random resized crops and flips.
+
+    The last epoch counts; the released code keeps the best one.
+    """
     ids = torch.nonzero(train.labels >= 0).flatten().cpu().numpy()
     classifier = _classifier(features, train.labels).to(train.labels.device)
     batch = min(_given(protocol.probe_batch), len(ids))
@@ -125,7 +128,7 @@ def _chunks(ids: views.Ids, batch: int, epochs: int, seed: int, first: int) -> I
 
 
 def _classifier(features: int, labels: Tensor) -> nn.Linear:
-    """A linear layer that starts at zero."""
+    """A linear layer that starts at zero; in the released code at N(0, 0.01), its bias at zero."""
     classifier = nn.Linear(features, int(labels.max()) + 1)
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)

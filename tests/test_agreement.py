@@ -11,9 +11,10 @@ from scipy import stats
 from test_store import a_result, plan
 
 from ablations import agreement, printed, results
-from ablations.agreement import AGREE, CONTRARY, DIFFER, OPEN, SAME, TOO_FEW
+from ablations.agreement import AGREE, CONTRARY, DIFFER, OPEN, SAME
 from ablations.results import __main__ as results_main
 from ablations.store import Store
+from ablations.verdict import UNDECIDED
 from simsiam.config import fingerprint
 
 ONE, OTHER = [90.0, 91.5, 93.0, 92.0, 91.0], [92.0, 95.0, 94.0, 96.5, 93.0]
@@ -59,7 +60,16 @@ def test_welch_keeps_its_error_rate() -> None:
         (lines(list(ONE)), lines(list(ONE), 5), AGREE),
         (lines(list(ONE)), lines([value - 20 for value in ONE], 5), DIFFER),
         (lines([90.0] * 5), lines([90.2] * 5, 5), AGREE),  # less than one test picture, by seeds that agree by chance
-        (lines([90.0]), lines([91.0], 5), TOO_FEW),
+        (lines([90.0]), lines([91.0], 5), UNDECIDED),
+        (lines([90.0]), lines([20.0], 5, outcome="collapsed"), UNDECIDED),
+        (lines([90.0] * 2), lines([90.0] * 2, 5, outcome="collapsed"), UNDECIDED),  # by chance in one of three
+        (lines([90.0] * 10), lines([90.0] * 9, 10, outcome="collapsed") + lines([90.0], 19), DIFFER),
+        (lines(list(ONE)), lines(ONE[:2], 5) + lines([None] * 8, 7, outcome="diverged"), DIFFER),
+        (lines(list(ONE)), lines(ONE[:4], 5) + lines([None], 9, outcome="diverged"), UNDECIDED),
+        (lines(list(ONE)), lines([None] * 5, outcome="failed"), UNDECIDED),
+        (lines([None] * 5, outcome="failed"), lines([None] * 5, outcome="failed"), UNDECIDED),
+        (lines([None] * 5), lines([None] * 5, 5), UNDECIDED),  # detectors
+        (lines(list(ONE)), lines([None] * 5, outcome="infeasible"), DIFFER),
         (lines(list(ONE)), lines(list(ONE), 5, outcome="collapsed"), DIFFER),
         (lines([None] * 5, outcome="diverged"), lines([None] * 5, 5, outcome="diverged"), AGREE),
         (lines([None] * 5, outcome="infeasible"), lines([None] * 5, 5, outcome="infeasible"), AGREE),
@@ -69,6 +79,52 @@ def test_a_row_agrees_or_differs(one: list[dict[str, Any]], other: list[dict[str
     (row,) = agreement.rows(one, other)
     assert row.says == says
     assert row.shared == 0
+
+
+@pytest.mark.parametrize(("n", "other"), [(5, 5), (3, 10), (2, 10), (1, 5), (3, 3)])
+@pytest.mark.parametrize("same_seeds", [False, True])
+@pytest.mark.parametrize("chance", [0.0, 0.5])  # of a collapse, by which a seed loses much
+def test_of_runs_that_are_alike_few_differ(n: int, other: int, same_seeds: bool, chance: float) -> None:
+    generator, differ, times = np.random.default_rng(0), 0, 100
+    for _ in range(times):
+        common = generator.normal(size=(4, max(n, other)))
+        both = []
+        for count, first in ((n, 0), (other, 0 if same_seeds else 10)):
+            values = 90 + common[:, :count] * same_seeds + generator.normal(size=(4, count))
+            fell = generator.random((4, count)) < chance
+            values -= 30 * fell
+            run = []
+            for i, row in enumerate(values):
+                its = lines(row.tolist(), first)
+                run += [
+                    line | {"row": str(i), "outcome": "collapsed" if down else "finished"}
+                    for line, down in zip(its, fell[i], strict=True)
+                ]
+            both.append(run)
+        differ += any(row.says == DIFFER for row in agreement.rows(*both))
+    assert differ / times <= 0.05 + 3 * (0.05 * 0.95 / times) ** 0.5
+
+
+def test_pairs_of_the_same_seeds_show_a_small_difference() -> None:
+    """Seeds differ by far more than the two runs do in each of them."""
+    of_seeds = np.linspace(80, 95, 5)
+    small = np.array([1.0, 1.2, 0.9, 1.1, 1.0])
+    (row,) = agreement.rows(lines(of_seeds.tolist()), lines((of_seeds + small).tolist()))
+    assert row.says == DIFFER
+    assert row.difference is not None
+    mean, theirs = -1.04, stats.ttest_1samp(-small, 0).confidence_interval(0.975)
+    step = 100 / 360  # the seeds' deviation is less than a picture of the test set
+    assert row.difference.mean == pytest.approx(mean)
+    assert row.difference.half == pytest.approx(stats.t.ppf(1 - 0.0125, 4) * step / 5**0.5)
+    assert row.difference.half > theirs.high - mean
+
+
+def test_a_diverged_result_that_is_in_both_is_counted() -> None:
+    one = lines([float("nan")] * 3, outcome="diverged", loss=float("nan"))
+    (row,) = agreement.rows(
+        one, [dict(line) for line in lines([float("nan")] * 3, outcome="diverged", loss=float("nan"))]
+    )
+    assert row.shared == 3
 
 
 def test_what_the_runs_were_made_of_is_named_where_it_differs() -> None:

@@ -13,7 +13,7 @@ import torch
 import voc
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from ablations import catalogue, encoders, planning, report, results, run
+from ablations import catalogue, encoders, options, planning, report, request, results, run
 from ablations import table as tables
 from ablations import trial as trials
 from ablations.store import Store
@@ -325,6 +325,18 @@ def test_several_workers_are_refused(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(detection.distributed, "world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"method=detection has one worker. Got 2"):
         trained(config(source), source)
+
+
+def test_several_workers_are_refused_before_anything_starts(folder: Path) -> None:
+    command = ["--table", "detection", "--data", str(folder), "--weights", "x", "--set", "batch_size=4"]
+    starts = tables.Encoder(digest="0" * 16, network=dict(backbone="resnet10", stem="cifar", width=4), origin="x")
+    for workers, infeasible in (
+        ("1", None),
+        ("2", "method=detection has one worker. Got --workers 2: use --workers 1."),
+    ):
+        asked = options.parser().parse_args([*command, "--workers", workers])
+        trials = request.read(asked, lambda kind, fields: starts).trials((0,))
+        assert [trial.infeasible for trial in trials] == [infeasible] * 3
 
 
 def test_a_box_outside_of_its_picture_is_named(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_table_that_ranks_alike_has_fidelity_1_and_one_that_is_reversed_less()
     turned = fidelity.between(lines({**LONG, "a": LONG["c"], "c": LONG["a"]}), lines(LONG), (25, 100))
     assert turned is not None
     assert turned.tau == pytest.approx(0.0)  # of 6 pairs, the 3 with d and none of the others' 3 stay
-    assert turned.ceiling == 1.0
+    assert turned.halves == 1.0
 
 
 def test_collapsed_rows_are_tied_whatever_their_numbers() -> None:
@@ -72,12 +72,21 @@ def test_a_row_counts_as_collapsed_when_most_of_its_seeds_have() -> None:
     assert found.tau == pytest.approx(1.0)
 
 
-def test_noise_widens_the_interval_and_lowers_the_ceiling() -> None:
+def test_noise_widens_the_interval_and_lowers_what_halves_reach() -> None:
     noisy = {row: [90 + i / 4 + (seed * 7 + i * 3) % 5 for seed in range(5)] for i, row in enumerate("abcde")}
     found = fidelity.between(lines(noisy), lines(noisy), (25, 100))
     assert found is not None
     assert found.tau == pytest.approx(1.0)
-    assert found.ceiling < 0.9
+    assert found.halves < 0.9
+
+
+def test_of_two_seeds_there_is_no_interval() -> None:
+    two = {row: seeds[:2] for row, seeds in LONG.items()}
+    found = fidelity.between(lines(two), lines(two), (25, 100))
+    assert found is not None
+    assert (found.tau, found.halves) == (1.0, 1.0)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
 
 
 def test_what_is_too_little_is_none() -> None:

@@ -241,8 +241,8 @@ def test_a_long_grid_shows_its_ends() -> None:
 def test_seeds_are_added_where_a_difference_is_open() -> None:
     table = grid.of_recipe("g", {"width": (4, 16)})
     lines = numbers(table, lambda row: 90.0 - 40 * (row.at.get("width") == 4))
-    assert grid.undecided(table, lines, looks=3) == ["baseline", "width=16"]
-    assert grid.undecided(table, [line for line in lines if line["row"] != "width=16"], looks=3) == []
+    assert grid.undecided(table, lines) == ["baseline", "width=16"]
+    assert grid.undecided(table, [line for line in lines if line["row"] != "width=16"]) == []
 
 
 def test_a_table_that_results_carry_is_shown_and_a_damaged_file_is_of_none(tmp_path: Path) -> None:

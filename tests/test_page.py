@@ -250,7 +250,7 @@ def test_two_lengths_of_a_table_show_their_fidelity(tmp_path: Path) -> None:
     page = Page(build.page(shown, Store.at(tmp_path)))
     each = found["predictor, digits"]
     numbers = [*map(str, (each.short, each.long, each.rows, each.seeds)), f"{each.tau:.2f}"]
-    row = ["predictor, digits", *numbers, f"{each.low:.2f} to {each.high:.2f}", f"{each.ceiling:.2f}"]
+    row = ["predictor, digits", *numbers, f"{each.low:.2f} to {each.high:.2f}", f"{each.halves:.2f}"]
     assert row in [[cell.strip() for cell in cells] for cells in page.cells]
     assert "fidelity" in page.ids
     assert len(page.charts) == len(page.labels)

@@ -11,8 +11,8 @@ import pytest
 from test_agreement import ONE, OTHER, published
 from test_store import a_result, plan
 
-from ablations import lines, report, results
-from ablations.page import evidence, paper
+from ablations import lines, printed, report, results
+from ablations.page import build, evidence, paper
 from ablations.store import Store
 from simsiam.data import LAYOUTS
 
@@ -29,6 +29,19 @@ def test_words_for_a_paper_have_the_files_numbers(
     assert ("91.5" if kind != "csv" else str(statistics.fmean(ONE))) in told
     assert ("Chen, Xinlei" in told) == (kind != "csv")
     assert ("We train SimSiam on the digits of scikit-learn (" in told) == (kind != "csv")
+
+
+def test_the_accuracy_of_training_by_labels_is_in_every_table(tmp_path: Path) -> None:
+    store, trials = Store.at(tmp_path), plan(overrides={"method": "supervised"})
+    for trial in trials:
+        store.write(a_result(trial.config, classifier_top1=93.7, test_images=360), [])
+    store.rebuild(trials)
+    said = [report.words(store, kind) for kind in report.FORMATS]
+    assert all("classifier top-1, " in each and "93.7" in each for each in said)
+    assert all(title in build.page(evidence.read(store), store) for title in (">classifier top-1<", ">93.7<"))
+    assert re.search(
+        r"\| classifier \|(.*\n)+.* 93\.7 ", printed.results(trials[0].table, store.table("stop_gradient"))
+    )
 
 
 def test_the_paragraph_says_where_tables_are_not_as_the_usual_one() -> None:

@@ -17,6 +17,8 @@ from ablations.table import UserError
 from benchmarks import publish
 from simsiam.recipes import DIGITS, RECIPES
 
+TABLE = "stop_gradient"
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -72,6 +74,27 @@ def test_a_table_whose_run_is_interrupted_is_not_published(place: Path, monkeypa
     assert {file.name for file in (place / "published").glob("*.parquet")} == {"stop_gradient.parquet"}
     assert "similarity" not in (place / "published" / "README.md").read_text()
     assert (place / "work" / "similarity.parquet").is_file()
+
+
+def test_a_part_that_is_published_stays_so_until_its_turn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longer, late = publish.Part("stop_gradient", seeds=2, epochs=2), publish.Part("stop_gradient", seeds=1, epochs=3)
+    parts = (publish.Part("stop_gradient", seeds=1), longer, late)
+    monkeypatch.setitem(publish.PARTS, "tiny", parts[:2])
+    assert published_in(place) == 0
+    lines = [(line["overrides"], line["row"], line["seed"]) for line in Store.at(place / "published").table(TABLE)]
+    assert len(lines) == 2 + 4
+    page = (place / "published" / "README.md").read_text()
+    assert "| stop_gradient | 6            | 6    |" in page
+    monkeypatch.setitem(publish.PARTS, "tiny", parts)
+    ran, codes = publish.run.main, [0, 130]
+    monkeypatch.setattr(publish.run, "main", lambda command: ran(command) or codes.pop(0))
+    assert published_in(place, results="fresh") == 130
+    into = Store.at(place / "published")
+    assert [(line["overrides"], line["row"], line["seed"]) for line in into.table(TABLE)] == lines
+    assert set(into.curves(TABLE, [line["fingerprint"] for line in into.table(TABLE)])) == {
+        line["fingerprint"] for line in into.table(TABLE)
+    }
+    assert "| stop_gradient | 6            | 6    |" in (place / "published" / "README.md").read_text()
 
 
 def test_other_seeds_are_published_elsewhere(place: Path) -> None:

@@ -222,6 +222,8 @@ def test_choosing_a_method_takes_all_that_it_is() -> None:
     lengths = [planning.recipe("imagenet", "imagenet@x", {"method": "byol", "epochs": n}) for n in (100, 200, 400, 800)]
     assert [each.base_lr for each in lengths] == [0.45, 0.3, 0.2, 0.2]
     assert [each.target_momentum for each in lengths] == [0.99, 0.99, 0.996, 0.996]
+    assert [each.warmup_epochs for each in lengths] == [10, 10, 10, 10]
+    assert planning.recipe("imagenet", "imagenet@x", {"method": "byol", "epochs": 7}).warmup_epochs == 0.7
 
 
 def test_fields_of_another_method_change_no_trial() -> None:

@@ -12,7 +12,7 @@ import torch
 from pictures import encoded, write_both_splits
 
 from ablations import files, options, request, run
-from ablations.table import UserError
+from ablations.table import Encoder, UserError
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,9 @@ from ablations.table import UserError
             ["--table", "stop_gradient", "--seeds", "9-5"],
             "--seeds must be 1 to 1000 seeds, the last at most 1,000,000. Got 9-5",
         ),
+        (["--table", "stop_gradient", "--seeds", "9" * 20], f"the last at most 1,000,000. Got {'9' * 20} instead."),
+        (["--table", "stop_gradient", "--seeds", f"0-{'9' * 5000}"], f"1,000,000. Got 0-{'9' * 5000} instead."),
+        (["--table", "stop_gradient", "--seeds", f"{'9' * 20}-{'9' * 20}"], "the last at most 1,000,000. Got 999"),
         (
             ["--table", "stop_gradient", "--seeds", "0,1"],
             "--seeds takes N, for seeds 0 to N-1, or FIRST-LAST, as 0-4. Got '0,1' instead.",
@@ -110,6 +113,35 @@ def test_a_results_folder_that_cannot_be_written_is_refused(tmp_path: Path, caps
     command = ["--table", "stop_gradient", "--launcher", "local", *tiny.OVERRIDES]
     assert run.main([*command, "--results", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+OWN = """\
+from ablations.table import GIVEN, Row, Table
+
+TABLE = Table(
+    name="mine",
+    title="Mine",
+    section="ours",
+    varies=("encoder",),
+    rows=(Row(name="tuned", changes=lambda baseline: {"encoder": GIVEN, "epochs": baseline["epochs"]}),),
+)
+"""
+
+
+def test_an_encoder_that_a_function_asks_for_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    command = ["--table", str(tmp_path / "mine.py")]
+    with pytest.raises(UserError, match="Table mine starts from an encoder: give --from TABLE/ROW or --weights FILE"):
+        request.read(options.parser().parse_args(command))
+    given = Encoder(digest="a" * 16, network={"width": 8}, origin="x.pth")
+    asked = request.read(options.parser().parse_args([*command, "--weights", "x.pth"]), lambda kind, fields: given)
+    (trial,) = asked.trials((0,))
+    assert (trial.config.encoder, trial.config.width, trial.infeasible) == ("a" * 16, 8, None)
+    refused = options.parser().parse_args(["--grid", "dim=64,128", "--weights", "x.pth"])
+    with pytest.raises(
+        UserError, match=r"--weights is for tables that start from an encoder: .*\. Got a grid of a recipe"
+    ):
+        request.read(refused, lambda kind, fields: given)
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/exp#1", "gs://bucket/a//b", "s3://", "s3:///a"])

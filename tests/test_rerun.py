@@ -125,3 +125,16 @@ def test_what_is_half_done_again_stays_aside_until_it_is_done(tmp_path: Path) ->
 
 def finish_and_keep(store: Store, trial: Any) -> None:
     store.write(a_result(trial.config), [{"epoch": 1, "loss": -0.5}], keep_checkpoint=True)
+
+
+def test_an_old_failure_of_a_seed_that_is_not_asked_for_is_no_failure_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "unjudged.py"  # no claim is undecided after the first look
+    its = "name='unjudged', title='t', section='s', varies=(), rows=(Row(name='as it is', changes={}),)"
+    table.write_text(f"from ablations.table import Row, Table\nTABLE = Table({its})\n")
+    command = ["--table", str(table), "--launcher", "local", *tiny.OVERRIDES, "--results", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "run", lambda *_, **__: 1 / 0)
+        assert run.main([*command, "--seeds", "3-3"]) == 1
+    assert run.main([*command, "--seeds-until-decided", "4"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ import tiny
 from scipy import stats
 from test_store import a_result, plan
 
-from ablations import catalogue, planning, results, run
+from ablations import catalogue, planning, report, results, run
 from ablations import table as tables
 from ablations.columns import COLUMNS, CURVE
 from ablations.results import __main__ as results_main
@@ -188,10 +189,11 @@ def test_claims_of_one_recipe_with_one_set_of_overrides(tmp_path: Path, capsys: 
     assert "stop_gradient: without collapses" in capsys.readouterr().out
 
 
-def kept(store: Store, data: str = "digits@0", **changes: Any) -> None:
+def kept(store: Store, data: str = "digits@0", overrides: Any = MappingProxyType({}), **changes: Any) -> None:
     """Results of three seeds of both rows of a table."""
     table = catalogue.get("stop_gradient")
-    trials = planning.plan(table, recipe="digits", data=data, train_images=1437, overrides={}, seeds=range(3))
+    asked: dict[str, Any] = dict(recipe="digits", data=data, train_images=1437, overrides=overrides)
+    trials = planning.plan(table, **asked, seeds=range(3))
     for trial in trials:
         store.write(a_result(trial.config, knn_top1_init=50.0, **changes), [{"epoch": 1, "loss": -0.5}])
     store.rebuild(trials)
@@ -224,6 +226,43 @@ def test_lines_of_another_version_of_a_recipe_are_left_out(
         assert results.load("stop_gradient", root=tmp_path).empty
     assert results_main.main(["claims", "--results", str(tmp_path)]) == 0
     assert "6 lines of stop_gradient left out" in capsys.readouterr().err
+
+
+def test_watch_tells_at_each_look_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    kept(Store.at(tmp_path))
+    monkeypatch.setitem(planning.recipes.RECIPES, "digits", {**planning.recipes.RECIPES["digits"], "base_lr": 0.25})
+    told = []
+
+    def look(_: float) -> None:
+        told.append(capsys.readouterr().err)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(results_main.time, "sleep", look)
+    assert results_main.main(["watch", "stop_gradient", "stop_gradient", "--results", str(tmp_path)]) == 0
+    assert [each.count("6 lines of stop_gradient left out") for each in told] == [1, 1]
+
+
+def test_watch_says_that_a_recipe_is_altered(tmp_path: Path, capsys: Any) -> None:
+    kept(Store.at(tmp_path), overrides={"dim": 64})
+    command = ["stop_gradient", "--overrides", "dim=64", "--results", str(tmp_path)]
+    for asked in (["claims", *command], ["watch", "--once", *command]):
+        assert results_main.main(asked) == 0
+        assert "The recipe is altered (--set dim=64)" in capsys.readouterr().out
+
+
+def test_a_place_that_the_system_refuses_is_an_error_in_one_line(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("")
+    kept(Store.at(tmp_path / "results"))
+    there = ["--results", str(tmp_path / "results")]
+    assert results_main.main(["claims", "--results", str(tmp_path / "file")]) == 1
+    assert report.main([*there, "--figures", str(tmp_path / "file")]) == 1
+    assert report.main(["--results", str(tmp_path / "file" / "x")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("error: ") and str(tmp_path / "file") in line for line in lines)
 
 
 def test_results_that_are_not_there_are_not_confused_with_other_overrides(folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 import tiny
 import torch
 
-from ablations import files, rebuild, run
+from ablations import files, rebuild, results, run
 from ablations import trial as trials
 from ablations.lines import FAILED, unfinished
 from ablations.store import Store
@@ -98,6 +98,11 @@ def test_seeds_are_added_to_the_rows_asked_for_alone(tmp_path: Path, capsys: pyt
     assert run.main(command) == 0
     table = pd.read_parquet(tmp_path / "stop_gradient.parquet")
     assert table[table.row == "without"].seed.tolist() == [0]
+    assert table.groupby("row").looks.unique().map(list).to_dict() == {"with": [2], "without": [1]}
+    shown = {verdict.looks for _, verdict in results.claims(overrides=table.overrides[0], root=tmp_path)}
+    assert shown == {2}
+    assert run.main([*TINY, "--rows", "with", "--results", str(tmp_path)]) == 0  # seeds that were looked at stay so
+    assert set(pd.read_parquet(tmp_path / "stop_gradient.parquet").looks) == {1, 2}
 
 
 def test_seeds_by_their_first_and_last(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_store import a_result
 
-from ablations import catalogue, lines, planning, results
+from ablations import catalogue, encoders, lines, planning, results
 from ablations.page import evidence, paper
 from ablations.store import Store
 from ablations.table import Encoder, UserError
@@ -72,6 +72,17 @@ def test_the_page_has_a_stage_of_each(folder: Path) -> None:
         assert f"Recipe digits, from the encoder of {stage.origin}." in paper.markdown([stage])
     lines = paper.frame(stages)
     assert sorted(set(lines.encoder_from)) == ["A", "B"]
+
+
+def test_a_row_kept_of_several_is_no_encoder_to_start_from(folder: Path) -> None:
+    store = Store.at(folder)
+    tuned = [line for line in store.table("transfer") if line["row"] == "fine_tuned"]
+    for line in tuned:
+        store.folder.write(f"kept/{line['fingerprint']}-{line['sources']}.pt", b"")
+    of = {name: ",".join(line["fingerprint"] for line in tuned if line["encoder_from"] == name) for name in "AB"}
+    refused = "has several kinds of results.*" + "; ".join(rf"{of[name]} \(digits, digits@0, {name}\)" for name in "AB")
+    with pytest.raises(UserError, match=refused):
+        encoders.of_trials("transfer/fine_tuned", store)
 
 
 def test_torchvisions_weights_are_no_other_encoder() -> None:

@@ -136,7 +136,12 @@ def test_a_row_too_large_for_the_data_is_infeasible_and_the_others_are_not() -> 
         ({"rows": ["wiht"]}, r"Unknown row of table stop_gradient 'wiht'. Did you mean 'with'\? Known: with, without."),
         ({"recipe": "digit"}, r"Unknown recipe 'digit'. Did you mean 'digits'\?"),
         ({"overrides": {"batch_size": 2000}}, "batch_size must be at most the 1437 training images. Got 2000"),
-        ({"overrides": {"train_images": 100}}, "batch_size must be at most the 100 training images. Got 128"),
+        (
+            {"overrides": {"train_images": 100}},
+            r"batch_size must be at most the 100 training images. Got 128 instead\. Use --set batch_size=50\.$",
+        ),
+        ({"overrides": {"train_images": 3}}, r"Got 128 instead\. Use --set batch_size=2\.$"),
+        ({"train_images": 1}, r"at most the 1 training images. Got 128 instead\.$"),
         ({"overrides": {"train_images": 1437}}, "train_images must be below the 1437 pictures there are"),
         ({"overrides": {"warmup_epochs": 500.0}}, "Recipe digits with --set: warmup_epochs must be below epochs"),
     ],

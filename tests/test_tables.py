@@ -19,17 +19,21 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "paper" / "tables.csv"
 
 # Our row -> the paper's number and the settings that it states, by the names of its own table. What a row does not
 # state is the baseline's.
-BASELINE = dict(backbone="resnet50", base_lr=0.05, batch=512, d=2048, epochs=100, momentum=0.9, opt="sgd", wd=1e-4)
+BASELINE = dict(backbone="resnet50", base_lr=0.05, batch=512, d=2048, epochs=100, momentum=0.9, opt="sgd", wd=1e-4,
+                warmup_epochs=0, crop_min_area=0.2, flip_p=0.5, jitter_p=0.8, brightness=0.4, contrast=0.4,
+                saturation=0.4, hue=0.1, grayscale_p=0.2, blur_p=0.5)  # fmt: skip
 # What the methods are by their own papers.
-_LARGE = dict(batch=4096, opt="lars", warmup_epochs=None)
-SIMCLR = _LARGE | dict(base_lr=0.3, wd=1e-6, d=128, projector_layers=3, temperature=0.1, pred="none", stop_grad=False)
+_LARGE = dict(batch=4096, opt="lars", warmup_epochs=10, crop_min_area=0.08)
+_STRONG = _LARGE | dict(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
+SIMCLR = _STRONG | dict(base_lr=0.3, wd=1e-6, d=128, projector_layers=3, temperature=0.1, pred="none", stop_grad=False)
 MOCO = dict(batch=256, base_lr=0.03, d=128, projector_layers=2, temperature=0.2, queue=65_536, target_momentum=0.999,
             bn_group=32, bn="none", pred="none", shuffle_keys=True)  # fmt: skip
+_BYOL = _LARGE | dict(saturation=0.2, d=256, projector_layers=2, pred="mlp", pred_hidden=4096)
 BYOL = [
-    _LARGE | dict(base_lr=lr, wd=wd, target_momentum=momentum, d=256, projector_layers=2, pred="mlp", pred_hidden=4096)
+    _BYOL | dict(base_lr=lr, wd=wd, target_momentum=momentum)
     for lr, wd, momentum in ((0.45, 1e-6, 0.99), (0.3, 1e-6, 0.99), (0.2, 1.5e-6, 0.996), (0.2, 1.5e-6, 0.996))
 ]
-SWAV = _LARGE | dict(base_lr=0.3, wd=1e-6, d=128, projector_layers=3, temperature=0.1, prototypes=3000, pred="none")
+SWAV = _STRONG | dict(base_lr=0.3, wd=1e-6, d=128, projector_layers=3, temperature=0.1, prototypes=3000, pred="none")
 PAPER: dict[str, dict[str, tuple[float | None, dict[str, Any]]]] = {
     "stop_gradient": {
         "with": (67.7, dict(stop_grad=True, pred_lr="cosine", pred_hidden=512)),
@@ -142,10 +146,7 @@ def test_rows_on_imagenet_are_the_papers(name: str) -> None:
     for row, (accuracy, stated) in PAPER[name].items():
         assert rows[row].paper == accuracy, row
         mine = settings(configs[row])
-        expected = BASELINE | {key: value for key, value in stated.items() if key != "warmup_epochs"}
-        expected |= {"warmup_epochs": stated.get("warmup_epochs", 0)}
-        if expected["warmup_epochs"] is None:  # a tenth
-            expected["warmup_epochs"] = expected["epochs"] / 10
+        expected = BASELINE | stated
         assert {key: mine[key] for key in expected} == pytest.approx(expected), row
 
 
@@ -153,6 +154,40 @@ def test_every_table_is_the_papers_or_ours() -> None:
     assert set(NAMES) == PAPER.keys() | OURS
     assert all(row.paper is None for name in OURS for row in catalogue.get(name).rows)
     assert [config.bn_group for config in imagenet("bn_group").values()] == [None, 256, 128, 64]
+
+
+# The claims of some tables, as the paper has them.
+CLAIMS = {
+    "batch_size": [
+        "256, 512, 1024 are within 2 of each other",
+        "256, 2048 are within 2 of each other",
+        "64 does not collapse",
+        "64 is worse than 256 by more than 0.5",
+        "4096 is worse than 256 by more than 1",
+    ],
+    "batch_norm": [
+        "none does not collapse",
+        "none is worse than default by more than 10",
+        "hidden > none",
+        "default > hidden",
+        "all does not train stably, unlike default",
+        "all does not collapse",
+        "not_affine, default are within 2 of each other",
+    ],
+    "alternation": [
+        "10_step does not collapse",
+        "100_step does not collapse",
+        "1_epoch does not collapse",
+        "10_step > 1_step",
+        "100_step > 1_step",
+        "1_step > 1_epoch",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_claims_are_the_papers(name: str) -> None:
+    assert [str(claim) for claim in catalogue.get(name).claims] == CLAIMS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -241,6 +241,8 @@ def test_without_a_writer_tensorboard_is_no_error_and_an_unknown_name_is(
         monkeypatch.setitem(sys.modules, module, None)
     tell(tmp_path, "tensorboard", resumed=True)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("SIMSIAM_TRACK", "")  # as where it is not set
+    assert tracking.default_trackers() == ["tensorboard"]
     monkeypatch.setenv("SIMSIAM_TRACK", "tensorbord")
     with pytest.raises(UserError, match="Did you mean 'tensorboard'"):
         tracking.default_trackers()

@@ -223,7 +223,7 @@ def test_what_is_printed_of_a_tuned_table() -> None:
     assert rows["baseline"][2] == "base_lr=0.2"
     assert rows["baseline"][4].startswith("81.0 ± 2.5")
     assert "Each row was trained at 5 values of base_lr" in text
-    assert "Changed by it: one is worse than baseline by more than 0." in text
+    assert "Another verdict there: one is worse than baseline by more than 0." in text
 
 
 def test_a_row_that_overwrites_the_field_has_nothing_to_choose() -> None:
@@ -249,15 +249,20 @@ def test_a_row_that_overwrites_the_field_has_nothing_to_choose() -> None:
     assert "Rows had unequal numbers of tries (baseline 5, one 1, two 5, three 5)" in text
 
 
-def test_a_seed_that_some_rows_have_more_changes_no_choice() -> None:
+def test_seeds_that_some_row_has_more_or_fewer_change_no_others_choice() -> None:
     table = a_table(Claim(WORSE, ("one", "baseline"), section="Sec. 0"))
-    lines = lines_of(table, np.full((4, 5, 3), 50.0), np.full((4, 5, 3), 50.0), 3)
+    train = np.full((4, 5, 3), 50.0)
+    train[1] += [[0, 9, 9], [1, 0, 0], [2, 0, 0], [3, 0, 0], [4, 0, 0]]  # the first seed would choose the last point
+    lines = lines_of(table, train, np.full((4, 5, 3), 50.0), 3)
     more = [
         {**line, "seed": 9, "fingerprint": f"{line['fingerprint']}-9"}
         for line in lines
         if line["row"].startswith("two ")
     ]
+    assert tuned.choices(table, lines)[1].point == {"base_lr": 0.05}
     assert tuned.choices(table, [*lines, *more]) == tuned.choices(table, lines)
+    fewer = [line for line in lines if line["seed"] == 0 or not line["row"].startswith("three ")]
+    assert tuned.choices(table, fewer)[:3] == tuned.choices(table, lines)[:3]
 
 
 def test_rows_that_have_not_run_are_left_out_and_leave_the_others_their_choice() -> None:

@@ -84,7 +84,9 @@ def test_a_claim_is_judged_by_where_its_interval_lies(claim: Claim, rows: dict[s
     [
         (["collapsed"], REPRODUCED, CONTRADICTED),
         (["collapsed", "collapsed"], REPRODUCED, CONTRADICTED),
-        (["finished", "diverged"], CONTRADICTED, REPRODUCED),
+        (["finished", "diverged"], CONTRADICTED, UNDECIDED),  # what is left may be what went well
+        (["collapsed", "diverged"], UNDECIDED, CONTRADICTED),
+        (["diverged"], CONTRADICTED, UNDECIDED),
         (["finished", "collapsed"], UNDECIDED, UNDECIDED),
         (["failed", "collapsed"], REPRODUCED, CONTRADICTED),
         (["failed"], UNDECIDED, UNDECIDED),
@@ -115,6 +117,22 @@ def test_without_room_above_the_untrained_network_nothing_is_decided() -> None:
     found = judge(Claim(WITHIN, ("a", "b"), "", margin=1.0), of)
     assert found.verdict == UNDECIDED
     assert found.evidence.startswith("no room: training gives")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(WORSE, REPRODUCED), (WITHIN, CONTRADICTED)])
+def test_rows_that_are_far_apart_need_no_room(kind: str, expected: str) -> None:
+    of = lines(a=[58.0, 58.5, 57.5, 58.2, 57.8], b=[10.5, 11.0, 10.2, 10.9, 10.7])
+    for each in of:
+        each["knn_top1_init"] = 50.0
+    assert judge(Claim(kind, ("b", "a"), "", margin=10.0), of).verdict == expected
+
+
+def test_seeds_that_failed_are_not_counted() -> None:
+    of = [line("a", seed, outcome="diverged", knn_top1=math.nan) for seed in range(5)]
+    of += [line("b", 0, knn_top1=90.0), *(line("b", seed, outcome="failed", knn_top1=None) for seed in range(1, 5))]
+    found = judge(Claim(WORSE, ("a", "b"), "", margin=1.0), of)
+    assert (found.verdict, found.n) == (REPRODUCED, 1)
+    assert found.evidence == "5 of 5 seeds of a diverged"
 
 
 def test_an_unstable_row_has_a_rougher_loss() -> None:
@@ -183,7 +201,7 @@ def false_verdicts(
         drawn = {row: np.rint(values / step) * step for row, values in drawn.items()}
         for n in seeds:
             of = lines(**{row: values[:n] for row, values in drawn.items()})
-            found = judge(claim, [each | {"test_images": images} for each in of], looks=len(seeds))
+            found = judge(claim, [each | {"test_images": images, "looks": len(seeds)} for each in of])
             count += found.verdict == wrong
             if found.verdict != UNDECIDED:
                 break
@@ -218,6 +236,16 @@ def test_false_verdicts_are_as_rare_as_promised(
 def test_accuracies_in_steps_keep_the_promise(seeds: list[int], sd: float) -> None:
     claim = Claim(WORSE, ("b", "a"), "", margin=2.0)
     assert false_verdicts(claim, REPRODUCED, {"a": 2.0, "b": 0.0}, seeds, sd=sd, images=360) <= LIMIT
+
+
+def test_looks_that_a_line_knows_of_share_the_error_rate() -> None:
+    of = lines(a=[90.0, 91.0, 90.5], b=[88.9, 89.7, 89.6])
+    claim = Claim(WORSE, ("b", "a"), "", margin=1.0)
+    of[1]["looks"] = 4
+    found = judge(claim, of)
+    values = stats.ttest_1samp([1.1, 1.3, 0.9], 0).confidence_interval(1 - 0.05 / 4)
+    assert found.looks == 4
+    assert found.shows == pytest.approx((values.high - values.low) / 2)
 
 
 def test_a_large_difference_is_found_and_all_claims_of_a_table_share_the_error() -> None:

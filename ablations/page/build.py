@@ -21,16 +21,12 @@ from ablations.columns import Result
 from ablations.page import charts, paper
 from ablations.page.evidence import Evidence, Shown, Stage, fidelities
 from ablations.page.paper import mean_text
-from ablations.printed import outcomes, price, took
+from ablations.printed import numbers, outcomes, price, took
 from ablations.store import Store
 from ablations.table import Claim
-from ablations.verdict import METRIC, UNTRAINED, Verdict, number
-from simsiam.methods import DETECTION
+from ablations.verdict import METRIC, Verdict, number
 
 _MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?"}
-_ACCURACIES = {"kNN top-1": METRIC, "linear top-1": "linear_top1", "untrained, kNN": UNTRAINED}
-_DETECTION = {"AP": "ap", "AP50": "ap50", "AP75": "ap75"}
-_FORENSICS = {"std of z": ("z_std", 2), "rank": ("effective_rank", 1)}
 _DRAWN_STAGES = 3  # of which pictures are shown: some 400 KB each
 
 # Of the page's charts: what has no colour of its own follows the page's, light or dark.
@@ -118,7 +114,7 @@ def _fidelity(stages: Sequence[Stage]) -> dict[str, Any] | None:
     rows = []
     for name, each in found:
         counts = map(str, (each.short, each.long, each.rows, each.seeds))
-        cells = [*counts, text(each.tau), f"{text(each.low)} to {text(each.high)}", text(each.ceiling)]
+        cells = [*counts, text(each.tau), f"{text(each.low)} to {text(each.high)}", text(each.halves)]
         rows.append({"name": name, "cells": cells})
     said = "; ".join(f"{row['name']}: {row['cells'][4]} ({row['cells'][5]})" for row in rows)
     return {"rows": rows, "spec": _json(_bare(charts.lengths(found))), "label": f"Kendall's tau-b: {said}."}
@@ -175,22 +171,19 @@ def _table(name: str, shown: Shown) -> dict[str, Any]:
 
 def _rows(name: str, shown: Shown) -> tuple[list[str], list[dict[str, Any]]]:
     """The headings and the cells of the paper's table with ours beside it."""
-    detects = any(line["method"] == DETECTION for line in shown.lines)
-    accuracies = _DETECTION if detects else _ACCURACIES
-    forensics = {} if detects else _FORENSICS
+    its = numbers(shown.lines)
     priced = any(line["price"] is not None for line in shown.lines)
     referred = any(line["reference"] is not None for line in shown.lines)
-    headings = ["row", "paper", *(["reference"] if referred else []), "seeds", *accuracies, *forensics, "outcome"]
+    headings = ["row", "paper", *(["reference"] if referred else []), "seeds", *(each.title for each in its), "outcome"]
     headings += ["time a trial", "images/s", *(["price"] if priced else [])]
     rows = []
     for i, row in enumerate(shown.rows):
         lines = shown.of(row)
-        numbers = ["-" if row.paper is None else f"{row.paper:.1f}"]
+        texts = ["-" if row.paper is None else f"{row.paper:.1f}"]
         if referred:
-            numbers.append("-" if lines[0]["reference"] is None else f"{lines[0]['reference']:.1f}")
-        numbers += [str(len(lines)), *(mean_text(shown.mean(row, column)) for column in accuracies.values())]
-        numbers += [mean_text(shown.mean(row, column), digits) for column, digits in forensics.values()]
-        cells = [{"text": text, "number": True} for text in numbers]
+            texts.append("-" if lines[0]["reference"] is None else f"{lines[0]['reference']:.1f}")
+        texts += [str(len(lines)), *(mean_text(shown.mean(row, each.name), each.digits) for each in its)]
+        cells = [{"text": text, "number": True} for text in texts]
         ended = outcomes(lines) + (", stale" if shown.stale(row) else "")
         cells.append({"text": ended, "number": False})
         cells += [{"text": text, "number": True} for text in _cost(lines, priced)]

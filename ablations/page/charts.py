@@ -244,10 +244,10 @@ def spectrum(shown: Shown) -> Any:
 
 
 def lengths(found: Sequence[tuple[str, Fidelity]]) -> Any:
-    """Kendall's tau-b of a shorter and a longer table, with its interval, beside the ceiling of the longer one."""
+    """Kendall's tau-b of a shorter and a longer table, with its bootstrap, and what halves of the longer one reach."""
     known: list[Result] = []
     for name, each in found:
-        numbers = {"tau": each.tau, "low": each.low, "high": each.high, "ceiling": each.ceiling}
+        numbers = {"tau": each.tau, "low": each.low, "high": each.high, "halves": each.halves}
         known.append({"pair": f"{name}: {each.short} | {each.long}", **{k: v for k, v in numbers.items() if number(v)}})
     pair = alt.Y("pair:N", title=None, sort=None, axis=alt.Axis(labelLimit=320))
     scale = alt.Scale(domain=[min([0.0, *(line["low"] for line in known if "low" in line)]), 1.0])
@@ -256,7 +256,7 @@ def lengths(found: Sequence[tuple[str, Fidelity]]) -> Any:
     return (
         base.mark_rule(strokeWidth=2, color=HUES[0]).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
         + base.mark_point(filled=True, size=60, color=HUES[0]).encode(x=tau)
-        + base.mark_tick(thickness=3, size=18, color=HUES[1]).encode(x=alt.X("ceiling:Q", scale=scale))
+        + base.mark_tick(thickness=3, size=18, color=HUES[1]).encode(x=alt.X("halves:Q", scale=scale))
     ).properties(width=320, height=alt.Step(26))
 
 

@@ -14,7 +14,7 @@ from ablations import lines as lines_of
 from ablations import planning, todays
 from ablations.columns import Result
 from ablations.page.evidence import Shown, Stage
-from ablations.printed import outcomes, same_trainings
+from ablations.printed import Number, accuracies, outcomes, same_trainings
 from ablations.table import Table
 from ablations.verdict import Interval
 from simsiam import config as configs
@@ -29,9 +29,6 @@ BIBTEX = """\
   year      = {2021}
 }"""
 
-_OF_CLASSES = {"knn_top1": "kNN top-1, %", "linear_top1": "linear top-1, %"}
-_OF_BOXES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
-
 
 def frame(stages: Sequence[Stage]) -> pd.DataFrame:
     """The paper's tables with ours beside them: a line a row, the mean of its seeds with its 95 % interval."""
@@ -42,8 +39,8 @@ def frame(stages: Sequence[Stage]) -> pd.DataFrame:
                 line: Result = {"table": shown.table.name, "recipe": stage.recipe, "overrides": stage.overrides}
                 line |= {"data": stage.data, "encoder_from": ", ".join(lines_of.origins(shown.of(row)))}
                 line |= {"row": row.name, "paper": row.paper, "seeds": len(shown.of(row))}
-                for name, title in _numbers(shown).items():
-                    mean = shown.mean(row, name)
+                for number in accuracies(shown.lines):
+                    mean, title = shown.mean(row, number.name), _title(number)
                     line[title] = mean.mean if mean else None
                     line[f"{title} ±"] = mean.half if mean and math.isfinite(mean.half) else None
                 lines.append({**line, "outcome": outcomes(shown.of(row))})
@@ -105,16 +102,17 @@ def _sentence(stage: Stage) -> str:
     return f"Recipe {stage.recipe}{data}{origin}" + (f", changed as {stage.overrides}" if stage.overrides else "")
 
 
-def _numbers(shown: Shown) -> dict[str, str]:
-    """Column -> its heading."""
-    return _OF_BOXES if any(line["method"] == DETECTION for line in shown.lines) else _OF_CLASSES
+def _title(number: Number) -> str:
+    """With the unit, but where it is never named: of AP."""
+    return f"{number.title}, %" if number.name.endswith("top1") else number.title
 
 
 def _cells(shown: Shown) -> pd.DataFrame:
     """The same as text: `97.2 ± 0.9`."""
     lines = []
     for row in shown.rows:
-        numbers = {title: mean_text(shown.mean(row, name)) for name, title in _numbers(shown).items()}
+        its = accuracies(shown.lines)
+        numbers = {_title(each): mean_text(shown.mean(row, each.name), each.digits) for each in its}
         paper = "-" if row.paper is None else f"{row.paper:.1f}"
         ended = outcomes(shown.of(row))
         lines.append({"row": row.name, "paper": paper, "seeds": str(len(shown.of(row))), **numbers, "outcome": ended})

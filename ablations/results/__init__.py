@@ -136,7 +136,6 @@ def claims(
     overrides: str = "",
     data: str | None = None,
     encoder_from: str | None = None,
-    looks: int = 1,
     names: Collection[str] = (),
     root: Root = None,
 ) -> list[tuple[Table, Verdict]]:
@@ -147,12 +146,11 @@ def claims(
     Args:
         data: `layout@digest`; None where all lines are of the same.
         encoder_from: where the encoder is from that rows start with; None where each table's is one.
-        looks: how many numbers of seeds were looked at, if seeds were added until the claims were decided.
         names: of the tables; none for all.
 
     Raises UserError where there are no such lines, or lines of several data or encoders and none is chosen.
     """
-    return selection.judged(selection.lines(opened(root), recipe, overrides, data, encoder_from, names), looks)
+    return selection.judged(selection.lines(opened(root), recipe, overrides, data, encoder_from, names))
 
 
 def tuned(

@@ -8,14 +8,14 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ablations import board, printed, printed_grid, results, todays
 from ablations.agreement import CONTRARY, DIFFER
 from ablations.store import Store
 from ablations.table import UserError
-from ablations.terminal import say
+from ablations.terminal import reason, say
 
 _SECONDS = 3.0  # between two looks of watch
 _SILENT = 30.0  # a run that has left no word for so many seconds may be no more
@@ -23,18 +23,28 @@ _CLEAR = "\033[H\033[2J"  # of a terminal: from the top, on a clear page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code: 0; 1 where two results do not agree; 2 for a wrong command."""
+    """The command line. Returns the exit code: 0; 1 where two results differ or a file fails; 2 for a wrong command."""
     args = _parser().parse_args(argv)
     try:
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
+        with _warnings_said():
             code: int = args.run(args)
-        for each in told:
-            say(str(each.message), error=True)
         return code
     except UserError as error:
         say(f"error: {error}", error=True)
         return 2
+    except OSError as error:
+        say(f"error: {reason(error)}.", error=True)
+        return 1
+
+
+@contextlib.contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Say at the end what was warned of meanwhile, once each."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        yield
+    for message in dict.fromkeys(str(each.message) for each in told):
+        say(message, error=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,7 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     judged = commands.add_parser("claims", help="judge the paper's claims")
     judged.add_argument("tables", nargs="*", help="only of these tables")
-    judged.add_argument("--looks", type=int, default=1, help="if seeds were added until decided: how many looks")
     compared = commands.add_parser("compare", help="whether the rows and claims of two results folders agree")
     compared.add_argument("places", nargs=2, metavar="PLACE", help="folder, or s3:// or gs://; both may be the same")
     compared.add_argument("--other-recipe", help="of the second, where it has another")
@@ -81,9 +90,7 @@ def _where(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _claims(args: argparse.Namespace) -> int:
-    if args.looks < 1:
-        raise UserError(f"--looks must be at least 1. Got {args.looks} instead.")
-    found = results.claims(args.recipe, **_where(args), looks=args.looks, names=args.tables, root=args.results)
+    found = results.claims(args.recipe, **_where(args), names=args.tables, root=args.results)
     say(printed.claims(found, overrides=todays.canonical(args.overrides)))
     for table in {table.name: table for table, _ in found if table.tuned}.values():
         _, own = results.tuned(table.name, recipe=args.recipe, **_where(args), root=args.results)
@@ -111,7 +118,8 @@ def _watch(args: argparse.Namespace) -> int:
         while True:
             if not args.once and sys.stdout.isatty():
                 print(_CLEAR, end="")
-            say(_watched(store, args))
+            with _warnings_said():  # at each look: there may be no end
+                say(_watched(store, args))
             if args.once:
                 break
             time.sleep(_SECONDS)
@@ -133,9 +141,8 @@ def _watched(store: Store, args: argparse.Namespace) -> str:
         parts.append(f"No run is under way in {store.folder}; {len(store.fingerprints())} trials are done there.")
     if args.tables:
         with contextlib.suppress(UserError):  # nothing of them is done yet
-            parts.append(
-                printed.claims(results.claims(args.recipe, **_where(args), names=args.tables, root=args.results))
-            )
+            found = results.claims(args.recipe, **_where(args), names=args.tables, root=args.results)
+            parts.append(printed.claims(found, overrides=todays.canonical(args.overrides)))
     return "\n".join(parts)
 
 

@@ -92,9 +92,9 @@ def _none(store: Store, recipe: str, overrides: str, data: str | None, names: Co
     return f"{store.folder} has no results of recipe {recipe}{of}. {besides}"
 
 
-def judged(lines: Lines, looks: int = 1) -> list[tuple[Table, Verdict]]:
+def judged(lines: Lines) -> list[tuple[Table, Verdict]]:
     """Every claim of these tables."""
-    return [(table, each) for table, its in lines for each in verdict.judge(table.claims, its, looks=looks)]
+    return [(table, each) for table, its in lines for each in verdict.judge(table.claims, its)]
 
 
 def origins(frame: pd.DataFrame) -> list[str]:

@@ -1,7 +1,8 @@
 """Pascal VOC's folders, of one year or of several: pictures with boxes of objects, for detection (Table 5).
 
-Training is on trainval, testing on test, as in the paper; where no year has a test list, on train and val. The data
-sets of several years, as VOCdevkit/VOC2007 and VOC2012, are one.
+Training is on trainval of every year, testing on test, as in MoCo's code, which the paper says it uses; the caption of
+Table 5 says 2007 trainval and 2012 train. Where no year has a test list, on train and val. The data sets of several
+years, as VOCdevkit/VOC2007 and VOC2012, are one.
 """
 
 from __future__ import annotations
