@@ -33,7 +33,7 @@ _TYPES = {bool: pa.bool_(), int: _WHOLE, float: _REAL, str: _TEXT}
 Columns = dict[str, tuple[pa.DataType, str]]
 
 KEY: Columns = {
-    "table": (_TEXT, "name in ablations/tables"),
+    "table": (_TEXT, "name: in ablations/tables, of a grid, or of a file of one's own"),
     "row": (_TEXT, "name in the table"),
     "recipe": (_TEXT, "name in simsiam/recipes.py"),
     "overrides": (_TEXT, "--set, canonical text; empty for none"),

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ablations import provenance, references
 from ablations.columns import Result
@@ -14,6 +14,8 @@ from ablations.table import TORCHVISION, Trial
 from simsiam import config as configs
 from simsiam.config import Config
 from simsiam.text import printable
+
+Line = TypeVar("Line", bound=Mapping[str, Any])
 
 FAILED, INFEASIBLE = "failed", "infeasible"  # the outcomes of trials that have no numbers
 
@@ -79,6 +81,14 @@ def same_trainings(lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             groups[line["fingerprint"]].append(line["row"])
     distinct = [each for each in dict.fromkeys(map(tuple, groups.values())) if len(each) > 1]
     return [list(each) for each in distinct if not any({*each} < {*other} for other in distinct)]
+
+
+def by_row(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """Row -> its lines."""
+    rows: dict[str, list[Line]] = {}
+    for line in lines:
+        rows.setdefault(line["row"], []).append(line)
+    return rows
 
 
 def key(line: Result) -> tuple[Any, ...]:

@@ -211,7 +211,7 @@ has not finished its own and may rank otherwise."""
 
 
 def _interval(mean: Interval) -> str:
-    return f"{mean.mean:.2f} ± {mean.half:.2f} ({mean.n})" if math.isfinite(mean.half) else f"{mean.mean:.2f} (1)"
+    return f"{mean.text(2)} ({mean.n})"
 
 
 def _counted(names: Iterable[str]) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ablations import lines as lines_of
 from ablations import tuned, verdict
 from ablations.grid import BASELINE, at, value
 from ablations.printed import aligned, outcomes, which
@@ -42,7 +42,7 @@ def results(table: Table, lines: Sequence[Result], *, short: Collection[str] = (
     if table.tuned:
         return tuned_table(table, lines, short)
     differences = verdict.differences([row.name for row in table.rows], BASELINE, lines, short=short)
-    of = _by_row(lines)
+    of = lines_of.by_row(lines)
     shown = _matrices(table, of, differences) or _list(table, of, differences)
     itself = f"The baseline: {_cell(of.get(BASELINE, []))}."
     below = [
@@ -59,13 +59,6 @@ def results(table: Table, lines: Sequence[Result], *, short: Collection[str] = (
     return "\n".join([title, *([which(lines[0])] if lines else []), "", itself, "", shown, "", *below, *few])
 
 
-def _by_row(lines: Sequence[Result]) -> dict[str, list[Result]]:
-    of: dict[str, list[Result]] = {}
-    for line in lines:
-        of.setdefault(line["row"], []).append(line)
-    return of
-
-
 def _cell(lines: Sequence[Result]) -> str:
     """A row's mean and interval, with a mark for what did not finish."""
     if not lines:
@@ -74,8 +67,7 @@ def _cell(lines: Sequence[Result]) -> str:
     ended = Counter(line["outcome"] for line in lines)
     if not values:
         return outcomes(lines)
-    mean = interval(values, resolution=resolution(lines))
-    text = f"{mean.mean:.1f}" + (f" ± {mean.half:.1f}" if math.isfinite(mean.half) else "")
+    text = interval(values, resolution=resolution(lines)).text()
     marks = [mark if ended[name] == len(lines) else f"({mark})" for name, mark in _MARKS.items() if ended[name]]
     return " ".join([text, *marks])
 
@@ -142,9 +134,8 @@ gains more by choosing. < marks a chosen value at the end of those that were tri
 
 def tuned_table(table: Table, lines: Sequence[Result], short: Collection[str] = ()) -> str:
     """A table of `--tune`: each row at its own best, and the claims at the recipe's setting and at the rows' own."""
-    of, choices = _by_row(lines), tuned.choices(table, lines)
+    of, choices = lines_of.by_row(lines), tuned.choices(table, lines)
     points = max(sum(row.of == choice.row for row in table.rows) for choice in choices)
-    what = f"values of {next(iter(table.axes))}" if len(table.axes) == 1 else "points"
     papers = {row.name: row.paper for row in tuned.plain(table)}
     cells = [("row", "paper", "kNN", "chosen", "train kNN", "kNN there", "at the points")]
     for choice in (choice for choice in choices if choice.why != NOT_RUN):
@@ -157,7 +148,7 @@ def tuned_table(table: Table, lines: Sequence[Result], short: Collection[str] = 
         numbers = ("-" if paper is None else f"{paper:.1f}", _cell(of.get(choice.row, [])), chosen, figure, there)
         cells.append((choice.row, *numbers, everywhere))
     parts = [f"{table.title} ({table.section})", *([which(lines[0])] if lines else []), "", aligned(cells), ""]
-    parts += [_TUNED.format(points=points, what=what), _MEANS]
+    parts += [_TUNED.format(points=points, what=tuned.what(table)), _MEANS]
     if len(tries := {choice.tries for choice in choices if choice.point is not None}) > 1:
         counts = ", ".join(f"{choice.row} {choice.tries}" for choice in choices)
         parts.append(

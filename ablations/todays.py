@@ -16,7 +16,7 @@ from simsiam.recipes import RECIPES
 Lines = Sequence[Mapping[Any, Any]]
 
 KEY = ["row", "recipe", "overrides", "data", "seed", "fingerprint"]
-COLUMNS = [*KEY, "encoder_from", "encoder", "backbone", "stem", "width"]  # with what a row starts from
+NEEDED = [*KEY, "encoder_from", "encoder", "backbone", "stem", "width"]  # with what a row starts from
 
 _ENOUGH = 1 << 40  # training pictures: whether there are too few changes no Config
 

@@ -121,14 +121,18 @@ def choices(table: Table, lines: Sequence[Line]) -> list[Choice]:
     Where none is had by all, it is those that any has: then results are missing.
     """
     rows = by_row(lines)
-    what = f"values of {next(iter(table.axes))}" if len(table.axes) == 1 else "points"
     found = []
     for row in plain(table):
         points = [(each.at, rows.get(each.name, {})) for each in table.rows if each.of == row.name]
         known = [set(its) for _, its in points if its]
         seeds = sorted(set.intersection(*known) or set.union(*known)) if known else []
-        found.append(choose(row.name, points, seeds, what=what))
+        found.append(choose(row.name, points, seeds, what=what(table)))
     return found
+
+
+def what(table: Table) -> str:
+    """What its rows were trained at, in words."""
+    return f"values of {next(iter(table.axes))}" if len(table.axes) == 1 else "points"
 
 
 def plain(table: Table) -> list[Row]:

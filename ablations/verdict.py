@@ -45,6 +45,10 @@ class Interval:
     def high(self) -> float:
         return self.mean + self.half
 
+    def text(self, digits: int = 1) -> str:
+        half = f" ± {self.half:.{digits}f}" if math.isfinite(self.half) else ""
+        return f"{self.mean:.{digits}f}{half}"
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -70,7 +70,7 @@ ARROWS = {
     "printed": {"agreement", "board", "fidelity", "lines", "provenance", "table", "verdict"},
     "printed_plan": {"board", "estimate", "planning", "printed", "store", "table"},
     "timing": {"estimate", "launch_local", "table", "terminal", "trial"},
-    "printed_grid": {"grid", "printed", "table", "tuned", "verdict"},
+    "printed_grid": {"grid", "lines", "printed", "table", "tuned", "verdict"},
     "estimate": {"catalogue", "columns", "provenance", "store", "table"},
     "submit": {"asked", "catalogue", "options", "table", "terminal"},
     "results": {

@@ -170,7 +170,7 @@ class Trials:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.told: list[str] = []
-        monkeypatch.setattr(watch, "Board", lambda: SimpleNamespace(take=dict))
+        monkeypatch.setattr(watch, "Mailbox", lambda: SimpleNamespace(take=dict))
         progress: Any = SimpleNamespace(
             note=lambda name, text: self.told.append(text), finish=lambda name, result: None
         )

@@ -18,7 +18,7 @@ from ablations import placement
 from ablations import trial as trials
 from ablations.files import Folder
 from ablations.launch import cluster, trainer
-from ablations.launch.board import Board
+from ablations.launch.mailbox import Mailbox
 from ablations.launch.notices import LeavingError
 from ablations.launch.work import Job, work
 from ablations.progress import HALF_DONE
@@ -39,7 +39,7 @@ class WornError(RuntimeError):
     """A trial is done, and has left so much memory behind that the next one gets a new process."""
 
 
-def trainable(params: dict[str, Any], pictures: dict[int | None, Any], board: Board) -> None:
+def trainable(params: dict[str, Any], pictures: dict[int | None, Any], mailbox: Mailbox) -> None:
     """One trial, from its last checkpoint, if there is one, to its result in the store.
 
     One after another they run in one process. An exception ends it: Tune starts the trial again, in a new one.
@@ -52,15 +52,15 @@ def trainable(params: dict[str, Any], pictures: dict[int | None, Any], board: Bo
     if store.state(name) == "done":  # a process before this one died between its result and its end
         store.tidy([name])
         return
-    job |= {"pictures": pictures[config.train_images], "board": board}
+    job |= {"pictures": pictures[config.train_images], "mailbox": mailbox}
     run = _one_worker if runtime.workers == 1 else _worker_group
     try:
         if runtime.over:
             raise TimeLimitError
         run(job, config, runtime, store)
     except TimeLimitError:
-        board.tell(name, HALF_DONE)
-        board.wait()
+        mailbox.tell(name, HALF_DONE)
+        mailbox.wait()
 
 
 def _one_worker(job: Job, config: Config, runtime: Runtime, store: Store) -> None:
@@ -77,7 +77,7 @@ def _worker_group(job: Job, config: Config, runtime: Runtime, store: Store) -> N
     What dies is started again from the last checkpoint, as often as it gets further in between; a worker group that
     finds no place, with the workers that fit. Each time after that, all workers are asked for again.
     """
-    name, board = fingerprint(config), job["board"]
+    name, mailbox = fingerprint(config), job["mailbox"]
     checkpoint = store.checkpoint(name, config.method)
     os.environ[PATIENCE] = str(job["patience"])
     workers, least, failures, reached = runtime.workers, 1, 0, checkpoint.modified()
@@ -85,7 +85,7 @@ def _worker_group(job: Job, config: Config, runtime: Runtime, store: Store) -> N
         try:
             trainer.remove_placement_groups()
             if not attempt:  # later, why it starts again is to be read
-                board.tell(name, f"waiting for {placement.Demand(workers, job['resources'])}")
+                mailbox.tell(name, f"waiting for {placement.Demand(workers, job['resources'])}")
             result, curve = _fit(job, workers, f"{name}-{attempt}")
             store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
             return
@@ -107,7 +107,7 @@ def _worker_group(job: Job, config: Config, runtime: Runtime, store: Store) -> N
                     store.fail(config, why)
                     return
                 workers = runtime.workers
-            board.tell(name, f"starting again with {workers} of {runtime.workers} workers: {why}")
+            mailbox.tell(name, f"starting again with {workers} of {runtime.workers} workers: {why}")
 
 
 def _fit(job: Job, workers: int, name: str) -> Any:

@@ -92,7 +92,8 @@ def _tuner(
     files, root = store.folder.open()
     return tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(trainable, pictures=pictures, board=watch.board), tune.PlacementGroupFactory([where])
+            tune.with_parameters(trainable, pictures=pictures, mailbox=watch.mailbox),
+            tune.PlacementGroupFactory([where]),
         ),
         param_space={"job": tune.grid_search(jobs)},
         tune_config=tune.TuneConfig(

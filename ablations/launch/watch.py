@@ -13,7 +13,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ablations import trial as ours
 from ablations.columns import Result
 from ablations.launch import connection
-from ablations.launch.board import Board
+from ablations.launch.mailbox import Mailbox
 from ablations.launch.trainable import RETRIES, cause_of, hopeless
 from ablations.lines import spoiled
 from ablations.placement import Demand
@@ -37,7 +37,7 @@ class Watch(TrialProgressCallback):
 
     def __init__(self, store: Store, progress: Progress, rebuild: Callable[[bool], None], runtime: Runtime) -> None:
         super().__init__()
-        self.board, self.ended = Board(), set[str]()
+        self.mailbox, self.ended = Mailbox(), set[str]()
         self._store, self._progress, self._rebuild, self._runtime = store, progress, rebuild, runtime
         self._failures: dict[str, tuple[int | None, int]] = {}  # how far a trial was, and how often it failed there
         self._given_up: dict[str, Result] = {}
@@ -52,7 +52,7 @@ class Watch(TrialProgressCallback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() > self._next:
-            self._read_board()
+            self._read_mail()
             self._rebuild(False)
             self._say_what_is_waited_for(trials)
 
@@ -66,9 +66,9 @@ class Watch(TrialProgressCallback):
             demand = Demand(self._runtime.workers, waiting[0].config["job"]["resources"])
             say(f"Waiting: a trial asks for {demand}; free: {connection.free()}.")
 
-    def _read_board(self) -> None:
+    def _read_mail(self) -> None:
         self._next = time.monotonic() + _BOARD_SECONDS
-        for name, told in self.board.take():
+        for name, told in self.mailbox.take():
             self._short = self._short or told == HALF_DONE
             if isinstance(told, str):
                 self._progress.note(name, told)
@@ -98,7 +98,7 @@ class Watch(TrialProgressCallback):
         if count > RETRIES or hopeless(cause):
             self._give_up(trial, why)
         else:
-            self._read_board()
+            self._read_mail()
             self._progress.note(name, f"starting again: {why}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -111,7 +111,7 @@ class Watch(TrialProgressCallback):
         trial.config["job"]["given_up"] = True
 
     def _end(self, trial: Any, trials: list[Any]) -> None:
-        self._read_board()  # or its last word would come after its end
+        self._read_mail()  # or its last word would come after its end
         config = _config(trial)
         name = fingerprint(config)
         result = self._store.trial(name) if self._store.state(name) == "done" else self._given_up.get(name)

@@ -25,7 +25,7 @@ Job = dict[str, Any]  # what a trial's processes are told
 
 def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
     """Train and evaluate a trial, together with its other workers -> its result and its curve."""
-    config, device, board = Config(**job["config"]), ray.train.torch.get_device(), job["board"]
+    config, device, mailbox = Config(**job["config"]), ray.train.torch.get_device(), job["mailbox"]
     runtime = Runtime(**(job["runtime"] | {"device": str(device)}))
     node = ray.get_runtime_context().get_node_id()
     nodes = distributed.everyone(node)
@@ -33,7 +33,7 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
         gpu = str(torch.cuda.get_device_properties(device).uuid)
         placement.check_devices(distributed.everyone((node, gpu)))
     if distributed.rank() == 0 and len(nodes) > 1:
-        board.tell(fingerprint(config), "its workers are there")
+        mailbox.tell(fingerprint(config), "its workers are there")
     store = Store.at(job["results"])
     cluster.check_that_this_node_sees(store, job["scratch"])
 
@@ -41,7 +41,7 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
 
     def on_epoch(line: trials.Result) -> None:
         if gauges:
-            board.tell(fingerprint(config), line)
+            mailbox.tell(fingerprint(config), line)
             gauges.show(line, device)
 
     found = trials.run(
@@ -53,7 +53,7 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
         hurry=Notices(nodes),
         weights=store.encoder(config.encoder),
     )
-    board.wait()
+    mailbox.wait()
     return found
 
 

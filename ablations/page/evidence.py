@@ -52,10 +52,7 @@ class Shown:
 
     @functools.cached_property
     def _by_row(self) -> dict[str, list[Result]]:
-        found: dict[str, list[Result]] = {}
-        for line in self.lines:
-            found.setdefault(line["row"], []).append(line)
-        return found
+        return lines_of.by_row(self.lines)
 
     def mean(self, row: Row, name: str) -> Interval | None:
         """Of a column over a row's seeds, with its 95 % interval; None where no seed has a number."""

@@ -121,10 +121,7 @@ def _cells(shown: Shown) -> pd.DataFrame:
 
 def mean_text(mean: Interval | None, digits: int = 1) -> str:
     """A mean with its interval; `-` for none."""
-    if mean is None:
-        return "-"
-    text = f"{mean.mean:.{digits}f}"
-    return f"{text} ± {mean.half:.{digits}f}" if math.isfinite(mean.half) else text
+    return "-" if mean is None else mean.text(digits)
 
 
 _TO_TEX = UnicodeToLatexEncoder(unknown_char_policy="keep", unknown_char_warning=False)

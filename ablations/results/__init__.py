@@ -89,7 +89,7 @@ def _load(
         if encoder_from not in (known := selection.origins(frame)):
             raise UserError(selection.unknown(f"encoder of the lines of {table}", encoder_from, known))
         frame = frame[~frame["encoder_from"].isin(set(known) - {encoder_from})]
-    lines = frame.reindex(columns=todays.COLUMNS).astype(object)  # files of before lack some
+    lines = frame.reindex(columns=todays.NEEDED).astype(object)  # files of before lack some
     today = todays.mask(table, lines.where(lines.notna(), None).to_dict("records"), store.definitions(table))
     return _with_units(frame[today].reset_index(drop=True), COLUMNS)
 

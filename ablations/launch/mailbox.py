@@ -11,7 +11,7 @@ from ablations.launch.cluster import HEAD
 Told = str | dict[str, Any]  # a word on what it does, or the line of an epoch
 
 
-class Board:
+class Mailbox:
     """What each trial has told, in its order. Nobody waits for it: a trial that tells something goes on at once.
 
     Not Tune's own reports: their queues of one hang a trial for good whose run.py has not listened for some seconds.
