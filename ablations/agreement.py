@@ -1,8 +1,9 @@
 """Do two runs of the same tables, say with other seeds or by other people, agree? Row by row, and claim by claim.
 
 A row is asked two things, each with half of an error rate of 5 % over all rows: whether as many of its seeds collapsed
-and diverged, by Fisher's exact test, and whether its mean kNN top-1 is the same, by a t interval of the difference: of
-pairs where both have the same seeds, Welch's otherwise. Rows whose seeds cannot tell are undecided, and detectors are.
+and diverged, by Fisher's exact test and Hochberg's steps; and whether its mean kNN top-1 is the same, by a t interval
+of the difference: of pairs where both have the same seeds, Welch's otherwise. Rows whose seeds cannot tell are
+undecided, and detectors are.
 """
 
 from __future__ import annotations
@@ -67,13 +68,15 @@ def rows(one: Sequence[Line], other: Sequence[Line]) -> list[Agreement]:
     there = _by_row(other)
     both = {row: (its, there[row]) for row, its in _by_row(one).items() if row in there}
     chances = {row: _chances(*map(_outcomes, pair)) for row, pair in both.items()}
-    counted = sum(map(len, chances.values()))
+    # Hochberg's: of rows that all differ each is told, where an equal share for each would tell none.
+    known = sorted(chance for its in chances.values() for chance in its)
+    told = [chance for i, chance in enumerate(known) if chance <= ALPHA / 2 / (len(known) - i)]
     compared = sum(min(map(len, map(_whole, pair))) > 1 for pair in both.values())
     return [
         _compared(
             row,
             *pair,
-            apart=any(chance <= ALPHA / 2 / counted for chance in chances[row]),
+            apart=any(chance <= max(told, default=-1.0) for chance in chances[row]),
             alpha=ALPHA / 2 / max(1, compared),
         )
         for row, pair in both.items()

@@ -154,12 +154,12 @@ def of_trials(asked: str, store: Store) -> Encoders:
             f"No checkpoint of {asked} is kept in {store.folder}. Train it with --keep-checkpoints; what is finished "
             "is trained again with --rerun unkept."
         )
-    if len(groups) > 1:
+    if len({frozenset(line["fingerprint"] for line in some) for some in groups.values()}) > 1:
         each = [f"{','.join(line['fingerprint'] for line in some)} ({kind})" for kind, some in groups.items()]
         raise UserError(
             f"{asked} has several kinds of results. Give --from the fingerprints of one: {'; '.join(each)}."
         )
-    ((kind, kept),) = groups.items()
+    kind, kept = next(iter(groups.items()))
     return Encoders({line["seed"]: weights(line["fingerprint"], store) for line in kept}, f"{asked} ({kind})", asked)
 
 

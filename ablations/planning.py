@@ -53,8 +53,10 @@ def plan(
     if not table.carried:  # else `resolved` has, while its functions were some
         _check_that_overrides_act(table, recipe, data, overrides)
     if reason := _infeasible(Config(**baseline), train_images):
-        too_large = reason.startswith("batch_size")
-        raise UserError(reason + (_smaller_batch(table, recipe, data, overrides, train_images) if too_large else ""))
+        if reason.startswith("batch_size"):
+            asked = dict(recipe=recipe, data=data, overrides=overrides, rows=rows, encoders=encoders)
+            reason += _smaller_batch(table, baseline.get("train_images") or train_images, train_images, asked)
+        raise UserError(reason)
     trials, its = [], {seed: Config(**{**baseline, "seed": seed}) for seed in seeds}
     text = configs.canonical(overrides)
     for row in _chosen(table, rows):
@@ -75,14 +77,22 @@ def plan(
     return trials
 
 
-def _smaller_batch(table: Table, recipe: str, data: str, overrides: Fields, train_images: int) -> str:
-    """The remedy for a batch that is too large: half of the pictures, or "" where that would not do either."""
-    fits = max(2, (baseline(table, recipe, data, overrides).train_images or train_images) // 2)
+def _smaller_batch(table: Table, images: int, train_images: int, asked: Mapping[str, Any]) -> str:
+    """The remedy for a batch that is too large: half of the images, or "" where that would not do either.
+
+    Args:
+        images: that are trained on, of the data's `train_images`.
+        asked: the other arguments of `plan`.
+    """
+    fits = max(2, images // 2)
+    smaller = {**asked["overrides"], "batch_size": fits}
     try:
-        smaller = baseline(table, recipe, data, {**overrides, "batch_size": fits})
+        if _infeasible(baseline(table, asked["recipe"], asked["data"], smaller), train_images):
+            return ""
+        plan(table, train_images=train_images, **{**asked, "overrides": smaller})
     except UserError:
         return ""
-    return "" if _infeasible(smaller, train_images) else f" Use --set batch_size={fits}."
+    return f" Use --set batch_size={fits}."
 
 
 def _of_seeds(

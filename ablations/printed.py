@@ -227,10 +227,9 @@ from none in half of the cases. What outcomes decide is a count of these seeds, 
 def claims(verdicts: Sequence[tuple[Table, Verdict]], *, overrides: str = "") -> str:
     """A Markdown table of the paper's claims and what our runs say of them, changed as `overrides` say."""
     changed = f" (--set {overrides})" if overrides else ""
-    looks = max((found.looks for _, found in verdicts), default=1)
-    share = (
-        {"share": "m", "looks": ""} if looks == 1 else {"share": f"{looks}m", "looks": f" and {looks} looks at them"}
-    )
+    looks = {table.name: found.looks for table, found in verdicts if found.looks > 1}
+    several = "; ".join(f"{name} {n}" for name, n in looks.items())
+    share = {"share": "km", "looks": f" and k looks at them ({several})"} if looks else {"share": "m", "looks": ""}
     below = [_INTERVALS.format(**share)] if any(found.differences for _, found in verdicts) else []
     if overrides:
         below.append(f"The recipe is altered (--set {overrides}): this says nothing of the recipe itself.")

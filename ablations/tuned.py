@@ -116,16 +116,17 @@ def _edges(point: Fields, tried: Sequence[Fields]) -> tuple[str, ...]:
 
 
 def choices(table: Table, lines: Sequence[Line]) -> list[Choice]:
-    """What each row of a tuned table is given, by the seeds that all its points have of which there is a result.
+    """What each row of a tuned table is given, by the seeds that all points have of which there is a result.
 
-    Where none is had by all, it is those that any has: then results are missing.
+    Rows chosen for by fewer seeds would have more luck. Where no seed is had by all, it is those that any has: then
+    results are missing.
     """
     rows = by_row(lines)
+    known = [set(rows[row.name]) for row in table.rows if row.of is not None and row.name in rows]
+    seeds = sorted(set.intersection(*known) or set.union(*known)) if known else []
     found = []
     for row in plain(table):
         points = [(each.at, rows.get(each.name, {})) for each in table.rows if each.of == row.name]
-        known = [set(its) for _, its in points if its]
-        seeds = sorted(set.intersection(*known) or set.union(*known)) if known else []
         found.append(choose(row.name, points, seeds, what=what(table)))
     return found
 

@@ -192,7 +192,7 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
         best = max(claim.rows, key=lambda row: _room(rows[row]))
         if (room := _room(rows[best])) < claim.margin:
             evidence = f"no room: training gives {best} {room:.1f} points"
-            return Verdict(claim, UNDECIDED, evidence, n, differences=differences)
+            return Verdict(claim, UNDECIDED, evidence, n, open=verdict == UNDECIDED, differences=differences)
     return Verdict(claim, verdict, evidence, n, open=verdict == UNDECIDED, differences=differences)
 
 
@@ -205,6 +205,8 @@ def _judge_divergence(claim: Claim, rows: Mapping[str, Mapping[int, Line]]) -> V
         return None
     n = min(map(len, ended.values()))
     evidence = ", ".join(f"{counts[row]} of {len(ended[row])} seeds of {row} diverged" for row in some)
+    if any(line["outcome"] == "failed" for row in claim.rows for line in rows[row].values()):
+        return Verdict(claim, UNDECIDED, f"{evidence}, and some failed", n)
     first_alone_always = some == [claim.rows[0]] and counts[claim.rows[0]] == len(ended[claim.rows[0]])
     if first_alone_always and claim.kind in (WORSE, UNSTABLE):
         return Verdict(claim, REPRODUCED, evidence, n)

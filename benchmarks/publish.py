@@ -204,7 +204,7 @@ def _twice(store: Store) -> Iterator[tuple[str, str, Verdict, Verdict]]:
 
 
 def _says(verdict: Verdict, lines: Sequence[Result]) -> str:
-    """A verdict with its seeds and the smallest difference that they could have shown, points."""
+    """A verdict with its seeds and the difference that they tell from none in half of the cases, points."""
     if not verdict.n:
         return verdict.evidence
     shows = "" if verdict.shows is None else f", ±{verdict.shows:.1f}"

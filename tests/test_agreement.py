@@ -105,6 +105,13 @@ def test_of_runs_that_are_alike_few_differ(n: int, other: int, same_seeds: bool,
     assert differ / times <= 0.05 + 3 * (0.05 * 0.95 / times) ** 0.5
 
 
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_rows_that_all_end_otherwise_are_told_however_many(count: int) -> None:
+    one = [line | {"row": str(i)} for i in range(count) for line in lines(list(ONE))]
+    other = [line | {"row": str(i)} for i in range(count) for line in lines(list(ONE), 5, outcome="collapsed")]
+    assert {row.says for row in agreement.rows(one, other)} == {DIFFER}
+
+
 def test_pairs_of_the_same_seeds_show_a_small_difference() -> None:
     """Seeds differ by far more than the two runs do in each of them."""
     of_seeds = np.linspace(80, 95, 5)

@@ -136,7 +136,10 @@ def test_claims_say_what_their_intervals_are_and_whose_they_are() -> None:
     assert "hold together at 95 %" in printed.claims(several)
     assert "at level 1 - 0.05/m for a table of m claims, divided" in printed.claims(several)
     looked = [(table, each) for each in verdict.judge(table.claims, [each | {"looks": 4} for each in lines])]
-    assert "at level 1 - 0.05/4m for a table of m claims and 4 looks at them, divided" in printed.claims(looked)
+    assert (
+        "at level 1 - 0.05/km for a table of m claims and k looks at them (stop_gradient 4), divided"
+        in printed.claims(looked)
+    )
     assert "altered" not in printed.claims(several)
     one = [(table, each) for each in verdict.judge(table.claims, [each for each in lines if not each["seed"]])]
     text = printed.claims(one, overrides="epochs=3")

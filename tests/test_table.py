@@ -151,6 +151,12 @@ def test_a_wrong_plan_is_refused(asked: dict[str, Any], complaint: str) -> None:
         plan("stop_gradient", **asked)
 
 
+def test_a_batch_that_the_table_would_refuse_is_no_remedy() -> None:
+    for table, images in (("batch_size", 100), ("relations", 100)):  # one varies it, one needs a multiple of eight
+        with pytest.raises(UserError, match=rf"at most the {images} training images. Got \d+ instead\.$"):
+            plan(table, train_images=images)
+
+
 def test_an_unknown_table_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"Unknown table 'stop_gradeint'. Did you mean 'stop_gradient'\? Known: stop_g"):
         catalogue.get("stop_gradeint")
