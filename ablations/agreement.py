@@ -70,13 +70,13 @@ def rows(one: Sequence[Line], other: Sequence[Line]) -> list[Agreement]:
     chances = {row: _chances(*map(_outcomes, pair)) for row, pair in both.items()}
     # Hochberg's: of rows that all differ each is told, where an equal share for each would tell none.
     known = sorted(chance for its in chances.values() for chance in its)
-    told = [chance for i, chance in enumerate(known) if chance <= ALPHA / 2 / (len(known) - i)]
+    limit = max((chance for i, chance in enumerate(known) if chance <= ALPHA / 2 / (len(known) - i)), default=-1.0)
     compared = sum(min(map(len, map(_whole, pair))) > 1 for pair in both.values())
     return [
         _compared(
             row,
             *pair,
-            apart=any(chance <= max(told, default=-1.0) for chance in chances[row]),
+            apart=any(chance <= limit for chance in chances[row]),
             alpha=ALPHA / 2 / max(1, compared),
         )
         for row, pair in both.items()
@@ -117,20 +117,18 @@ def _chances(one: Counter[str], other: Counter[str]) -> list[float]:
     to test, and nothing to share an error rate with."""
     from scipy import stats
 
-    ended = [Counter({name: n for name, n in each.items() if name in _ENDED}) for each in (one, other)]
     chances = []
     for name in ("collapsed", "diverged"):
-        table = [(each[name], each.total() - each[name]) for each in ended]
+        table = [(each[name], sum(each[ended] for ended in _ENDED) - each[name]) for each in (one, other)]
         if all(map(sum, table)) and all(map(sum, zip(*table, strict=True))):
             chances.append(float(stats.fisher_exact(table).pvalue))
     return chances
 
 
 def _same_numbers(one: Line, other: Line) -> bool:
+    """A diverged seed's NaN is the same as another's; one that failed has none."""
     pairs = [(one.get(name), other.get(name)) for name in _NUMBERS]
-    return one["outcome"] != "failed" and all(
-        a == b or (a != a and b != b) for a, b in pairs
-    )  # a diverged seed's NaN is itself, too
+    return one["outcome"] != "failed" and all(a == b or (a != a and b != b) for a, b in pairs)
 
 
 _ENDED = "finished", "collapsed", "diverged"

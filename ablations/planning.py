@@ -88,7 +88,7 @@ def _smaller_batch(table: Table, images: int, train_images: int, asked: Mapping[
     smaller = {**asked["overrides"], "batch_size": fits}
     try:
         if _infeasible(baseline(table, asked["recipe"], asked["data"], smaller), train_images):
-            return ""
+            return ""  # for which `plan` would look for a remedy again
         plan(table, train_images=train_images, **{**asked, "overrides": smaller})
     except UserError:
         return ""

@@ -187,13 +187,13 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
         verdict = REPRODUCED
     elif any(each.high < low or high < each.low for each in intervals):
         verdict = CONTRADICTED
+    more_may_tell = verdict == UNDECIDED
     far = {WORSE: REPRODUCED, WITHIN: CONTRADICTED}.get(claim.kind, verdict)
     if verdict != far:  # that rows are near each other says something only where they could be further apart
         best = max(claim.rows, key=lambda row: _room(rows[row]))
         if (room := _room(rows[best])) < claim.margin:
-            evidence = f"no room: training gives {best} {room:.1f} points"
-            return Verdict(claim, UNDECIDED, evidence, n, open=verdict == UNDECIDED, differences=differences)
-    return Verdict(claim, verdict, evidence, n, open=verdict == UNDECIDED, differences=differences)
+            verdict, evidence = UNDECIDED, f"no room: training gives {best} {room:.1f} points"
+    return Verdict(claim, verdict, evidence, n, open=more_may_tell, differences=differences)
 
 
 def _judge_divergence(claim: Claim, rows: Mapping[str, Mapping[int, Line]]) -> Verdict | None:
