@@ -279,5 +279,8 @@ def _infeasible(config: Config, train_images: int) -> str | None:
     if config.queue and config.queue > images / 2:
         return f"queue must be at most half of the {images} training images. Got {config.queue} instead."
     if config.eta_momentum is not None and config.dim and (size := 4 * images * config.dim) > _MOST_AVERAGES:
-        return f"the moving averages of {images} images must have at most {_MOST_AVERAGES:,} bytes. They have {size:,}."
+        return (
+            f"the moving averages of {images} images must have at most {_MOST_AVERAGES:,} bytes. They have {size:,}; "
+            f"dim={_MOST_AVERAGES // (4 * images)} is the most that fits."
+        )
     return None

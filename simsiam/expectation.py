@@ -17,7 +17,8 @@ from simsiam.method import Method
 class Expectation(Method):
     """No predictor. A view's target is m eta_x + (1 - m) z of the other, and eta_x becomes the mean of both targets.
 
-    The paper says no more than m = 0.8. Averaged are z/||z|| (`eta_normalised`), from a picture's first z on
+    z and eta are normalised to length 1 (`eta_normalised`): for the cosine the paper's footnote 5 says so of eq. 9, and
+    the memory bank that it compares this with (Wu et al. 2018) is. Ours is that eta starts at a picture's first z
     (`eta_start`). With m = 0 it is the row without a predictor, and a Config says so.
     """
 
@@ -42,16 +43,16 @@ class Expectation(Method):
         assert self.config.eta_momentum is not None
         _, z = self.model(x)
         eta, m = self.averages[drawn], self.config.eta_momentum * self.seen[drawn, None]
-        targets = [m * eta + (1 - m) * self._averaged(each.detach()) for each in z]
+        targets = [m * eta + (1 - m) * self._normalised(each.detach()) for each in z]
         self._news = drawn, (targets[0] + targets[1]) / 2  # read by `update`
         return objective.loss(z, targets, self.config)
 
     def update(self, steps: int, of: int) -> None:
         """Keep the averages of the step's pictures, on every worker."""
         ids, eta = map(distributed.gather, self._news)
-        self.averages[ids] = eta.to(self.averages.dtype)
+        self.averages[ids] = self._normalised(eta)
         self.seen[ids] = True
 
-    def _averaged(self, z: Tensor) -> Tensor:
+    def _normalised(self, z: Tensor) -> Tensor:
         z = z.to(self.averages.dtype)
         return F.normalize(z, dim=1) if self.config.eta_normalised else z

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import torch.nn.functional as F
 from test_relatives import built, config, run, science
 
 from ablations import catalogue, planning
@@ -77,18 +76,23 @@ def test_an_expectation_with_momentum_0_is_no_predictor() -> None:
     np.testing.assert_allclose(found, none, rtol=1e-9)
 
 
-def test_an_expectation_is_a_moving_average_of_each_picture() -> None:
-    of = config("expectation", eta_momentum=0.75)
+@pytest.mark.parametrize("normalised", [True, False])
+def test_an_expectation_is_a_moving_average_of_each_picture(normalised: bool) -> None:
+    of = config("expectation", eta_momentum=0.75, eta_normalised=normalised)
     ours = built(of)
     ids, seen = torch.arange(64), []
+
+    def unit(z: torch.Tensor) -> torch.Tensor:
+        return z / (z * z).sum(1, keepdim=True).sqrt() if normalised else z
+
     for step in range(3):
         x = torch.randn(2, 64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
         with torch.no_grad():
-            z = [F.normalize(each, dim=1) for each in copy.deepcopy(ours.model)(x)[1]]
+            z = [unit(each) for each in copy.deepcopy(ours.model)(x)[1]]
             seen.append((z[0] + z[1]) / 2)
             ours(x, ids)
         ours.update(step + 1, 9)
-    expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
+    expected = unit(0.75 * unit(0.75 * unit(seen[0]) + 0.25 * seen[1]) + 0.25 * seen[2])
     torch.testing.assert_close(ours.averages[:64], expected)
     assert not ours.averages[64:].any()
 
@@ -104,3 +108,4 @@ def test_averages_that_no_memory_holds_are_refused() -> None:
     )
     assert trial.infeasible is not None
     assert "must have at most 2,147,483,648 bytes. They have 10,495,320,064" in trial.infeasible
+    assert "dim=419 is the most that fits" in trial.infeasible

@@ -121,6 +121,8 @@ def _fidelity(stages: Sequence[Stage]) -> dict[str, Any] | None:
 
 
 def _verdict(each: Verdict) -> str:
+    if not each.n:
+        return f"{_MARKS[each.verdict]} {each.evidence}"
     shows = "" if each.shows is None else f", ±{each.shows:.1f}"
     return f"{_MARKS[each.verdict]} {each.verdict} ({each.n}{shows})"
 
