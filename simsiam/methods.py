@@ -1,8 +1,8 @@
 """What each method is by itself: SimSiam's relatives, Sec. 5's experiments, labels, and none; one literal each.
 
 Choosing a method takes all of its fields; `--set` may then change each. Numbers of recipe imagenet are those of each
-method's paper and code, augmentation included, in the form that the SimSiam paper's App. C gives it (3-layer projectors
-in SimCLR and SwAV, a symmetrised loss in MoCo v2), those of the small recipes in the range of the public benchmarks on
+method's paper and code, augmentation included but for BYOL's blur and solarisation, in the form that the SimSiam paper's
+App. C gives it (3-layer projectors in SimCLR and SwAV, a symmetrised loss in MoCo v2), those of the small recipes in the range of the public benchmarks on
 small data; those of the digits are ours. Imports the standard library alone: a Config is checked with it.
 """
 
@@ -101,8 +101,8 @@ _SIMSIAM = ("stop_gradient", "predictor", "similarity", "symmetric", "pairs_per_
 
 
 def _by_length(short: Any, middle: Any, long: Any) -> Callable[[Fields], Any]:
-    """BYOL's recipes of 100, 200 and 400 or 800 epochs (the paper's footnote of Table 4)."""
-    return lambda fields: short if fields["epochs"] <= 100 else middle if fields["epochs"] <= 200 else long
+    """BYOL's recipes of 100, 200 or 400, and 800 epochs: its own of 100, 300 and 1000 (footnote 6)."""
+    return lambda fields: short if fields["epochs"] <= 100 else middle if fields["epochs"] <= 400 else long
 
 
 def _warmup(fields: Fields) -> float:

@@ -220,8 +220,8 @@ def test_choosing_a_method_takes_all_that_it_is() -> None:
     moco = planning.recipe("imagenet", "imagenet@x", {"method": "moco", "batch_size": 512})
     assert (moco.bn_group, moco.queue, moco.predictor_hidden, moco.batch_norm) == (64, 65536, None, "none")
     lengths = [planning.recipe("imagenet", "imagenet@x", {"method": "byol", "epochs": n}) for n in (100, 200, 400, 800)]
-    assert [each.base_lr for each in lengths] == [0.45, 0.3, 0.2, 0.2]
-    assert [each.target_momentum for each in lengths] == [0.99, 0.99, 0.996, 0.996]
+    assert [each.base_lr for each in lengths] == [0.45, 0.3, 0.3, 0.2]
+    assert [each.target_momentum for each in lengths] == [0.99, 0.99, 0.99, 0.996]
     assert [each.warmup_epochs for each in lengths] == [10, 10, 10, 10]
     assert planning.recipe("imagenet", "imagenet@x", {"method": "byol", "epochs": 7}).warmup_epochs == 0.7
 
@@ -354,8 +354,13 @@ def test_a_new_method_is_a_file_an_entry_and_a_row_and_leaves_all_results_fresh(
     table.write_text(table.read_text().replace("    ),\n    claims", row))
     said = run_it()
     assert "cifar_methods/barlow seed 0: to run" in said
-    assert said.count(": done\n") == 2
+    assert said.count(": done\n") == 3
     assert "Now: 1 training," in said
     lines = pd.read_parquet(tmp_path / "results" / "cifar_methods.parquet").set_index("row")
-    assert lines.method.to_dict() == {"simsiam": "simsiam", "simclr": "simclr", "barlow": "barlow"}
+    assert lines.method.to_dict() == {
+        "simsiam": "simsiam",
+        "simclr_same": "simclr",
+        "simclr": "simclr",
+        "barlow": "barlow",
+    }
     assert lines.outcome.isin(["finished", "collapsed"]).all()

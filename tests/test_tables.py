@@ -31,7 +31,7 @@ MOCO = dict(batch=256, base_lr=0.03, d=128, projector_layers=2, temperature=0.2,
 _BYOL = _LARGE | dict(saturation=0.2, d=256, projector_layers=2, pred="mlp", pred_hidden=4096)
 BYOL = [
     _BYOL | dict(base_lr=lr, wd=wd, target_momentum=momentum)
-    for lr, wd, momentum in ((0.45, 1e-6, 0.99), (0.3, 1e-6, 0.99), (0.2, 1.5e-6, 0.996), (0.2, 1.5e-6, 0.996))
+    for lr, wd, momentum in ((0.45, 1e-6, 0.99), (0.3, 1e-6, 0.99), (0.3, 1e-6, 0.99), (0.2, 1.5e-6, 0.996))
 ]
 SWAV = _STRONG | dict(base_lr=0.3, wd=1e-6, d=128, projector_layers=3, temperature=0.1, prototypes=3000, pred="none")
 PAPER: dict[str, dict[str, tuple[float | None, dict[str, Any]]]] = {

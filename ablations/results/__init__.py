@@ -123,7 +123,7 @@ def curves(
 def paper(table: str) -> pd.DataFrame:
     """The paper's numbers of a table: row, paper (linear top-1 on ImageNet, per cent), note, section.
 
-    Raises UserError for a table that is none of the paper's.
+    A row that the paper has no number of has NaN. Raises UserError for an unknown table.
     """
     found = catalogue.get(table)
     lines = [{"row": row.name, "paper": row.paper, "note": row.note, "section": found.section} for row in found.rows]

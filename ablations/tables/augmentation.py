@@ -9,7 +9,7 @@ from ablations.table import Row, Table
 TABLE = Table(
     name="augmentation",
     title="Augmentation",
-    section="App. A",
+    section="ours",
     varies=("crop_min_area", "jitter_p", "grayscale_p", "blur_p", "flip_p"),
     rows=(
         Row(name="all", changes={}),

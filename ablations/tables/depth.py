@@ -17,7 +17,7 @@ def _hidden(part: int) -> Row:
 TABLE = Table(
     name="depth",
     title="Depth of the projector, width of the predictor",
-    section="App. B, App. D",
+    section="ours",
     varies=("projector_layers", "predictor_hidden"),
     rows=(
         Row(name="projector_2", changes={"projector_layers": 2}),

@@ -3,10 +3,12 @@
 Each run has its own cosine. What a method is by itself stands in simsiam/methods.py; on recipe imagenet its batch, too
 (256 for SimSiam and MoCo v2, 4096 for the others), on the small recipes the table's, half of the recipe's. Expected on
 ImageNet: SimSiam is ahead after 100 epochs, and of SimCLR at every length; BYOL is ahead from 200 on. BYOL's lr,
-weight decay and momentum are those of its recipes for 100, 200, and 400 or 800 epochs. SwAV has no multi-crop, as in
+weight decay and momentum are those of its recipes for 100, 200 or 400, and 800 epochs. SwAV has no multi-crop, as in
 the paper. Cost: 75 times a training a seed.
 
-Ours alone: LARS and weight decay act on BN's parameters and biases, too (in SwAV's code they do as well). h's lr never
+Ours alone: LARS and weight decay act on BN's parameters and biases, too (in SwAV's code they do as well). The last BN
+of each residual block starts at 0 in all methods (in SwAV's and MoCo's code at 1). MoCo v2's loss is the mean over both
+directions, where their sum would double its lr. h's lr never
 warms up in BYOL, nor where Sec. 6.2 adds h to SimCLR and SwAV; the author says so of SimSiam alone. SwAV trains its
 prototypes from the start; its lr starts and ends at 0 (originally 0.3 and 0.0048); its BN is over one view of the whole
 batch (originally both of 512 pictures). The paper has each method's own augmentation. So have crops and colour on
