@@ -9,14 +9,16 @@ undecided, and detectors are.
 from __future__ import annotations
 
 import math
+import operator
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ablations.lines import grouped
 from ablations.table import Table
-from ablations.verdict import ALPHA, LOST, METRIC, UNDECIDED, Interval, Verdict, interval, number, resolution
+from ablations.verdict import ALPHA, LOST, METRIC, UNDECIDED, Interval, Verdict, interval, mean, number, resolution
 
 AGREE, DIFFER = "agree", "differ"
 SAME, OPEN, CONTRARY = "same", "open", "contrary"
@@ -51,7 +53,7 @@ class Agreement:
     def says(self) -> str:
         """`agree`, `differ` or `undecided`."""
         one, other = self.outcomes
-        if self.apart_by_outcomes or (self.difference and not self.difference.low <= 0 <= self.difference.high):
+        if self.apart_by_outcomes or (self.difference and self.difference.tells):
             return DIFFER
         alike = one.keys() == other.keys() and one.keys() in ({"diverged"}, {"infeasible"})
         if alike or (self.difference and not one.keys().isdisjoint(other)):
@@ -65,8 +67,8 @@ def rows(one: Sequence[Line], other: Sequence[Line]) -> list[Agreement]:
     Args:
         one, other: lines of one recipe, overrides, data and encoder each.
     """
-    there = _by_row(other)
-    both = {row: (its, there[row]) for row, its in _by_row(one).items() if row in there}
+    here, there = (grouped(lines, operator.itemgetter("table", "row")) for lines in (one, other))
+    both = {row: (its, there[row]) for row, its in here.items() if row in there}
     chances = {row: _chances(*map(_outcomes, pair)) for row, pair in both.items()}
     # Hochberg's: of rows that all differ each is told, where an equal share for each would tell none.
     known = sorted(chance for its in chances.values() for chance in its)
@@ -83,24 +85,16 @@ def rows(one: Sequence[Line], other: Sequence[Line]) -> list[Agreement]:
     ]
 
 
-def _by_row(lines: Iterable[Line]) -> dict[tuple[str, str], list[Line]]:
-    rows: dict[tuple[str, str], list[Line]] = {}
-    for line in lines:
-        rows.setdefault((line["table"], line["row"]), []).append(line)
-    return rows
-
-
 def _compared(
     row: tuple[str, str], one: Sequence[Line], other: Sequence[Line], *, apart: bool, alpha: float
 ) -> Agreement:
-    values = [list(_values(lines).values()) for lines in (one, other)]
     step = max(resolution(one), resolution(other))
     found = {line["fingerprint"]: line for line in one}
     outcomes = _outcomes(one), _outcomes(other)
     return Agreement(
         *row,
         outcomes=outcomes,
-        means=(_mean(values[0], step), _mean(values[1], step)),
+        means=(mean(one), mean(other)),
         apart_by_outcomes=apart or len({"infeasible" in each for each in outcomes}) > 1,
         difference=_difference(_whole(one), _whole(other), alpha, step),
         shared=sum(line["fingerprint"] in found and _same_numbers(line, found[line["fingerprint"]]) for line in other),
@@ -148,10 +142,6 @@ def _values(lines: Iterable[Line]) -> dict[int, float]:
 def _whole(lines: Sequence[Line]) -> dict[int, float]:
     """The same; none where a seed has failed or diverged."""
     return _values(lines) if LOST.isdisjoint(line["outcome"] for line in lines) else {}
-
-
-def _mean(values: Sequence[float], step: float) -> Interval | None:
-    return interval(values, resolution=step) if values else None
 
 
 def _difference(one: Mapping[int, float], other: Mapping[int, float], alpha: float, step: float) -> Interval | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.lines import grouped
 from ablations.store import Store
 from ablations.table import GIVEN, NETWORK, UNKNOWN, Encoder, Fields, UserError
 from simsiam import config as configs
@@ -143,12 +144,7 @@ def of_trials(asked: str, store: Store) -> Encoders:
         known = sorted({line["row"] for line in store.table(table)}) or store.table_files()
         raise UserError(f"{store.folder} has no results of {asked}. Known there: {', '.join(sorted(known)) or 'none'}.")
     unkept = store.unkept(line["fingerprint"] for line in lines)
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for line in (line for line in lines if line["fingerprint"] not in unkept):
-        # A row may itself start from an encoder: that of another one is another kind.
-        its = line["recipe"], line["data"], line["overrides"], line.get("encoder_from")
-        kind = ", ".join(filter(None, its))
-        groups.setdefault(kind, []).append(line)
+    groups = grouped((line for line in lines if line["fingerprint"] not in unkept), _kind)
     if not groups:
         raise UserError(
             f"No checkpoint of {asked} is kept in {store.folder}. Train it with --keep-checkpoints; what is finished "
@@ -161,6 +157,12 @@ def of_trials(asked: str, store: Store) -> Encoders:
         )
     kind, kept = next(iter(groups.items()))
     return Encoders({line["seed"]: weights(line["fingerprint"], store) for line in kept}, f"{asked} ({kind})", asked)
+
+
+def _kind(line: Mapping[str, Any]) -> str:
+    """What a kept line is of. A row may itself start from an encoder: that of another one is another kind."""
+    its = line["recipe"], line["data"], line["overrides"], line.get("encoder_from")
+    return ", ".join(filter(None, its))
 
 
 def _result(fingerprint: str, store: Store) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.verdict import METRIC, number
+from ablations.verdict import METRIC, NO_RUN, by_row, number
 
 _DRAWS = 2000  # of the bootstrap, and of the halves
 _LAST = -1.0  # per cent: below what any row can have
@@ -52,7 +52,7 @@ class Fidelity:
 
 def between(short: Iterable[Line], long: Iterable[Line], lengths: tuple[int, int]) -> Fidelity | None:
     """The fidelity of one table's lines at two lengths; None with less than three rows, or no seed, in common."""
-    one, other = _by_row(short), _by_row(long)
+    one, other = (by_row(filter(_ranked, lines)) for lines in (short, long))
     rows = [row for row in other if row in one]
     seeds = sorted(set.intersection(*(set(each[row]) for each in (one, other) for row in rows))) if rows else []
     if len(rows) < _LEAST_ROWS or not seeds:
@@ -81,14 +81,9 @@ def tau(one: Sequence[float], other: Sequence[float]) -> float:
     return float(stats.kendalltau(one, other, variant="b").statistic)
 
 
-def _by_row(lines: Iterable[Line]) -> dict[str, dict[int, Line]]:
-    """Those that can be ranked: a detector has no kNN."""
-    found: dict[str, dict[int, Line]] = {}
-    for line in lines:
-        known = line["outcome"] not in ("failed", "infeasible")
-        if known and (line["outcome"] != "finished" or number(line[METRIC])):
-            found.setdefault(line["row"], {})[line["seed"]] = line
-    return found
+def _ranked(line: Line) -> bool:
+    """Whether it has a place: a detector has no kNN."""
+    return line["outcome"] not in NO_RUN and (line["outcome"] != "finished" or number(line[METRIC]))
 
 
 def _places(table: Seeds, rows: Sequence[str], seeds: Sequence[int]) -> list[float]:

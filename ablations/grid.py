@@ -127,7 +127,7 @@ def undecided(table: Table, lines: Sequence[Line], asked: Sequence[str] | None =
     """
     found = differences([row.name for row in table.rows], BASELINE, lines)
     found = {name: each for name, each in found.items() if asked is None or name in asked}
-    rows = [name for name, each in found.items() if each.interval.low <= 0 <= each.interval.high]
+    rows = [name for name, each in found.items() if not each.interval.tells]
     return [BASELINE, *rows] if rows else []
 
 

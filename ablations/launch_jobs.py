@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -28,6 +28,7 @@ from ablations.progress import HALF_DONE, Progress
 from ablations.store import Store
 from ablations.table import Trial, UserError
 from ablations.terminal import say
+from ablations.tries import Failures
 from simsiam import data
 from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Config, Runtime
@@ -66,7 +67,7 @@ def launch(
         precisions = {trial.config.precision: trial.config for trial in todo}
         task = runtime, store.folder.uri, jobs, list(precisions.values())
         slots = [stack.enter_context(_Slot(task)) for _ in range(jobs)]
-        while plan.unended:
+        while plan.waiting or any(slot.trial for slot in slots):
             for pipe in wait([slot.pipe for slot in slots]):
                 slot = next(slot for slot in slots if slot.pipe is pipe)
                 try:
@@ -131,7 +132,6 @@ class _Plan:
     """Which trials are to come, and what the processes say of those that are under way.
 
     Attributes:
-        unended: how many are to come or under way.
         waiting: those that are to come.
         left: those that the time limit has come before.
     """
@@ -145,12 +145,11 @@ class _Plan:
         rebuild: Callable[[bool], None],
         jobs: int,
     ) -> None:
-        self.unended, self.waiting = len(todo), deque(todo)
+        self.waiting = deque(todo)
         self.left: list[Trial] = []
         self._runtime = runtime
         self._store, self._progress, self._rebuild, self._jobs = store, progress, rebuild, jobs
-        self._tries: Counter[str] = Counter()
-        self._reached: dict[str, int | None] = {}
+        self._failures = Failures()
         self._said, self._stillborn = False, 0
 
     def hear(self, slot: _Slot, what: str, content: Any) -> None:
@@ -189,7 +188,6 @@ class _Plan:
 
     def _leave(self, *trials: Trial) -> None:
         self.left += trials
-        self.unended -= len(trials)
         self.waiting.clear()
 
     def _next(self, slot: _Slot) -> None:
@@ -197,7 +195,6 @@ class _Plan:
             self._leave(*self.waiting)
         slot.trial = self.waiting.popleft() if self.waiting else None
         if slot.trial:
-            self._reached[slot.trial.fingerprint] = self._checkpoint(slot.trial)
             self._progress.start(slot.trial.fingerprint)
             with contextlib.suppress(OSError):  # a process that has died is noticed by its silence
                 slot.pipe.send(slot.trial.config)
@@ -208,9 +205,8 @@ class _Plan:
         if self._store.state(name) == "done" and (done := self._store.trial(name)):
             self._finish(trial, done)  # it died between its result and its word
             return
-        further = self._checkpoint(trial) != self._reached[name]
-        self._tries[name] = 1 if further else self._tries[name] + 1
-        if self._tries[name] < _TRIES:
+        reached = self._store.checkpoint(name, trial.config.method).modified()
+        if self._failures.add(name, reached) < _TRIES:
             self._progress.note(name, f"starting again: {why}")
             self.waiting.appendleft(trial)
             return
@@ -222,13 +218,9 @@ class _Plan:
         if why := spoiled(result):
             ended += [(other, self._store.fail(other.config, why)) for other in self.waiting]
             self.waiting.clear()
-        self.unended -= len(ended)
         for each, its in ended:
             self._progress.finish(each.fingerprint, its)
         self._rebuild(True)
-
-    def _checkpoint(self, trial: Trial) -> int | None:
-        return self._store.checkpoint(trial.fingerprint, trial.config.method).modified()
 
 
 def _first_line(jobs: int, device: str, fraction: float | None, threads: int) -> str:

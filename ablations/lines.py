@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ablations import provenance, references
@@ -15,7 +16,8 @@ from simsiam import config as configs
 from simsiam.config import Config
 from simsiam.text import printable
 
-Line = TypeVar("Line", bound=Mapping[str, Any])
+_Thing = TypeVar("_Thing")
+_Key = TypeVar("_Key", bound=Hashable)
 
 FAILED, INFEASIBLE = "failed", "infeasible"  # the outcomes of trials that have no numbers
 
@@ -74,21 +76,18 @@ def of_encoder(lines: Sequence[Result], origin: str | None) -> list[Result]:
 
 def same_trainings(lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     """The rows, by groups of several, that are one training a seed since their settings come to the same."""
-    groups: dict[str, list[str]] = {}  # fingerprint -> rows
-    for line in lines:
-        groups.setdefault(line["fingerprint"], [])
-        if line["row"] not in groups[line["fingerprint"]]:
-            groups[line["fingerprint"]].append(line["row"])
-    distinct = [each for each in dict.fromkeys(map(tuple, groups.values())) if len(each) > 1]
+    groups = grouped(lines, operator.itemgetter("fingerprint")).values()
+    rows = dict.fromkeys(tuple(dict.fromkeys(line["row"] for line in its)) for its in groups)
+    distinct = [each for each in rows if len(each) > 1]
     return [list(each) for each in distinct if not any({*each} < {*other} for other in distinct)]
 
 
-def by_row(lines: Iterable[Line]) -> dict[str, list[Line]]:
-    """Row -> its lines."""
-    rows: dict[str, list[Line]] = {}
-    for line in lines:
-        rows.setdefault(line["row"], []).append(line)
-    return rows
+def grouped(things: Iterable[_Thing], by: Callable[[_Thing], _Key]) -> dict[_Key, list[_Thing]]:
+    """Lines, or trials, by what they have in common, in their order."""
+    groups: dict[_Key, list[_Thing]] = {}
+    for each in things:
+        groups.setdefault(by(each), []).append(each)
+    return groups
 
 
 def key(line: Result) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from ablations.agreement import Agreement, ClaimTwice
 from ablations.board import duration
 from ablations.fidelity import Fidelity
 from ablations.table import Table
-from ablations.verdict import METRIC, UNTRAINED, Interval, Verdict
+from ablations.verdict import METRIC, UNTRAINED, Interval, Verdict, number
 from simsiam.methods import DETECTION
 
 Result = Mapping[str, Any]
@@ -130,7 +130,7 @@ def price(prices: Iterable[float | None]) -> str:
 
 def spread(lines: Sequence[Result], name: str, digits: int) -> str:
     """Mean over the seeds that have a number, and their standard deviation if they are several."""
-    values = [line[name] for line in lines if line[name] is not None and math.isfinite(line[name])]
+    values = [line[name] for line in lines if number(line[name])]
     if not values:
         return "-"
     mean = f"{statistics.fmean(values):.{digits}f}"
@@ -161,16 +161,24 @@ def took(lines: Sequence[Result]) -> str:
     return duration(statistics.median(seconds)) + spread
 
 
+def judged(verdict: Verdict) -> str:
+    """A verdict with its seeds and the difference that they tell from none in half of the cases; without seeds, why."""
+    if not verdict.n:
+        return verdict.evidence
+    shows = "" if verdict.shows is None else f", ±{verdict.shows:.1f}"
+    return f"{verdict.verdict} ({verdict.n} seed{'s' * (verdict.n > 1)}{shows})"
+
+
 def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
     """Two runs beside each other: a Markdown table of their rows, one of their claims, and a sentence on each."""
     cells: list[tuple[str, ...]] = [("row", "kNN top-1", "other's", "difference", "outcomes", "other's", "says")]
     for row in rows:
         means = ["-" if mean is None else _interval(mean) for mean in row.means]
-        between = "-" if row.difference is None else f"{row.difference.mean:+.2f} ± {row.difference.half:.2f}"
+        between = "-" if row.difference is None else row.difference.text(2, "+")
         ended = [", ".join(f"{n} {outcome}" for outcome, n in sorted(each.items())) for each in row.outcomes]
         cells.append((f"{row.table}: {row.row}", *means, between, *ended, row.says))
-    judged = [("claim", "verdict", "other's", "says")]
-    judged += [
+    twice = [("claim", "verdict", "other's", "says")]
+    twice += [
         (f"{each.table.name}: {each.one.claim}", each.one.verdict, each.other.verdict, each.says) for each in claims
     ]
     shared = sum(row.shared for row in rows)
@@ -184,7 +192,7 @@ def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
             f"of ±'s size is seen in half of the cases. {shared} of their results are in both, with the same numbers.",
             *([f"Not alike in both: {'; '.join(made)}."] if made else []),
             "",
-            aligned(judged),
+            aligned(twice),
             "",
             f"{len(claims)} claims: {_counted(each.says for each in claims)}.",
         ]

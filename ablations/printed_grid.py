@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ablations import lines as lines_of
 from ablations import tuned, verdict
 from ablations.grid import BASELINE, at, value
+from ablations.lines import grouped
 from ablations.printed import aligned, outcomes, which
 from ablations.table import Row, Table
 from ablations.tuned import NOT_RUN
-from ablations.verdict import METRIC, UNDECIDED, Difference, Verdict, interval, number, resolution
+from ablations.verdict import UNDECIDED, Difference, Verdict
 
 Result = Mapping[str, Any]
 
@@ -42,7 +43,7 @@ def results(table: Table, lines: Sequence[Result], *, short: Collection[str] = (
     if table.tuned:
         return tuned_table(table, lines, short)
     differences = verdict.differences([row.name for row in table.rows], BASELINE, lines, short=short)
-    of = lines_of.by_row(lines)
+    of = grouped(lines, operator.itemgetter("row"))
     shown = _matrices(table, of, differences) or _list(table, of, differences)
     itself = f"The baseline: {_cell(of.get(BASELINE, []))}."
     below = [
@@ -63,20 +64,17 @@ def _cell(lines: Sequence[Result]) -> str:
     """A row's mean and interval, with a mark for what did not finish."""
     if not lines:
         return "-"
-    values = [line[METRIC] for line in lines if number(line[METRIC])]
-    ended = Counter(line["outcome"] for line in lines)
-    if not values:
+    if (mean := verdict.mean(lines)) is None:
         return outcomes(lines)
-    text = interval(values, resolution=resolution(lines)).text()
+    ended = Counter(line["outcome"] for line in lines)
     marks = [mark if ended[name] == len(lines) else f"({mark})" for name, mark in _MARKS.items() if ended[name]]
-    return " ".join([text, *marks])
+    return " ".join([mean.text(), *marks])
 
 
 def _difference(found: Difference | None) -> str:
     if found is None:
         return "-"
-    sure = found.interval.low > 0 or found.interval.high < 0
-    return f"{found.interval.mean:+.1f} ± {found.interval.half:.1f}{' !' * sure}"
+    return found.interval.text(1, "+") + " !" * found.interval.tells
 
 
 def _matrices(table: Table, of: Mapping[str, Sequence[Result]], differences: Mapping[str, Difference]) -> str | None:
@@ -113,17 +111,12 @@ def _list(table: Table, of: Mapping[str, Sequence[Result]], differences: Mapping
     rows = [row for row in table.rows if row.name in of and row.name != BASELINE]
     if len(rows) <= _MOST_ROWS:
         return aligned([heading, *map(line, rows)])
-    means = {row.name: mean for row in rows if (mean := _mean(of[row.name])) is not None}
-    ranked = sorted((row for row in rows if row.name in means), key=lambda row: -means[row.name])
+    means = {row.name: mean for row in rows if (mean := verdict.mean(of[row.name]))}
+    ranked = sorted((row for row in rows if row.name in means), key=lambda row: -means[row.name].mean)
     parts = {"The first": rows[:_ENDS], "The best": ranked[:_ENDS], "The worst": ranked[-_ENDS:]}
     text = [f"{name}:\n\n{aligned([heading, *map(line, several)])}\n" for name, several in parts.items()]
     text.append(f"All {len(rows)} rows are in {table.name}.parquet; results.pivot makes a matrix.")
     return "\n".join(text)
-
-
-def _mean(lines: Sequence[Result]) -> float | None:
-    values = [line[METRIC] for line in lines if number(line[METRIC])]
-    return sum(values) / len(values) if values else None
 
 
 _TUNED = """\
@@ -134,7 +127,7 @@ gains more by choosing. < marks a chosen value at the end of those that were tri
 
 def tuned_table(table: Table, lines: Sequence[Result], short: Collection[str] = ()) -> str:
     """A table of `--tune`: each row at its own best, and the claims at the recipe's setting and at the rows' own."""
-    of, choices = lines_of.by_row(lines), tuned.choices(table, lines)
+    of, choices = grouped(lines, operator.itemgetter("row")), tuned.choices(table, lines)
     points = max(sum(row.of == choice.row for row in table.rows) for choice in choices)
     papers = {row.name: row.paper for row in tuned.plain(table)}
     cells = [("row", "paper", "kNN", "chosen", "train kNN", "kNN there", "at the points")]

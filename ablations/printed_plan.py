@@ -75,7 +75,6 @@ def _counts(trials: Sequence[Trial], distinct: Mapping[str, Trial], states: Mapp
 
 def how_long(
     times: Times,
-    trainings: int,
     *,
     workers: int = 1,
     price: float | None = None,
@@ -88,15 +87,15 @@ def how_long(
         price: of an hour of one CPU or GPU.
         at_once: how many trainings a cluster holds at once, and its name.
     """
-    if times.unknown == trainings:
+    if not times.known:
         return (
             f"Time: unknown{times.by}. A first training of each kind tells{'' if times.by else ', or --plan --probe'}."
         )
     text = f"{duration(times.seconds / workers)} if one follows the other{times.by}"
     text += f", if {workers} workers are {workers} times as fast as one" if workers > 1 else ""
     if times.unknown:
-        text += f", of {trainings - times.unknown}; unknown of {times.unknown}"
-    lines, of = [f"Time: {text}."], f" of these {trainings - times.unknown}" if times.unknown else ""
+        text += f", of {len(times.known)}; unknown of {times.unknown}"
+    lines, of = [f"Time: {text}."], f" of these {len(times.known)}" if times.unknown else ""
     if at_once:
         count, cluster = at_once
         lasts = duration(times.spread(count, workers))

@@ -142,7 +142,7 @@ def _how_long(request: Request, todo: dict[str, Trial], store: Store) -> str:
         from ablations import machines
 
         at_once = machines.at_once(args.cluster, request.runtime), args.cluster
-    return printed_plan.how_long(times, len(trials), workers=args.workers, price=args.price, at_once=at_once)
+    return printed_plan.how_long(times, workers=args.workers, price=args.price, at_once=at_once)
 
 
 def _check_tables(request: Request, trials: list[Trial], store: Store) -> None:

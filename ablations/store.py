@@ -93,7 +93,7 @@ class Store:
 
     def state(self, fingerprint: str) -> str:
         """`done`, `stale` (done, by other sources than these), `half done`, `failed` or `to run`."""
-        return self._state(fingerprint, self.folder.exists, lambda: self.folder.names("checkpoints"), {})
+        return self._state(fingerprint, self.folder.exists, lambda: self.folder.names("checkpoints"), self._stale)
 
     def states(self, fingerprints: Iterable[str]) -> dict[str, str]:
         """Fingerprint -> its state, by one look at each folder and at the tables; a trial that is not in a table as its
@@ -104,7 +104,7 @@ class Store:
         half, known, wanted = self.folder.names("checkpoints"), self._sources(stamps), list(fingerprints)
         unseen = [name for name in wanted if _trial(name) in there and name not in known]
         stale = {**known, **_each(self._stale, unseen)}
-        return {name: self._state(name, there.__contains__, lambda: half, stale) for name in wanted}
+        return {name: self._state(name, there.__contains__, lambda: half, stale.__getitem__) for name in wanted}
 
     def _sources(self, stamps: Mapping[str, Any]) -> dict[str, bool]:
         """Fingerprint -> whether its result is stale, of those whose files are the ones that tables were made of."""
@@ -124,12 +124,10 @@ class Store:
         fingerprint: str,
         exists: Callable[[str], bool],
         checkpoints: Callable[[], Collection[str]],
-        known: Mapping[str, bool | None],
+        stale_of: Callable[[str], bool | None],
     ) -> str:
-        if exists(_trial(fingerprint)):
-            stale = known[fingerprint] if fingerprint in known else self._stale(fingerprint)
-            if stale is not None:
-                return "stale" if stale else "done"
+        if exists(_trial(fingerprint)) and (stale := stale_of(fingerprint)) is not None:
+            return "stale" if stale else "done"
         if exists(_failed(fingerprint)):
             return "failed"
         its = {f"checkpoints/{name}" for name in checkpoints() if name.startswith(fingerprint)}
@@ -243,11 +241,8 @@ class Store:
         """
         known = {trial.fingerprint: trial for trial in trials}
         results = _each(lambda fingerprint: self.result(known[fingerprint]), known)
-        by_table: dict[str, list[Trial]] = {}
-        for trial in trials:
-            by_table.setdefault(trial.table.name, []).append(trial)
         with self.folder.locked():
-            for name, members in by_table.items():
+            for name, members in lines_of.grouped(trials, lambda trial: trial.table.name).items():
                 self._rebuild(name, members, results, stamps)
 
     def _rebuild(

@@ -20,8 +20,6 @@ from ablations.verdict import UNDECIDED, Line, Verdict, by_row, judge, number
 FIGURE = "knn_train_top1"
 NOT_RUN = "has not run"
 
-_NO_RESULT = ("failed",)  # trying again may bring a number; `infeasible` never will
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -62,7 +60,7 @@ def choose(
         (point, seed)
         for point, lines in tried
         for seed in seeds
-        if seed not in lines or lines[seed]["outcome"] in _NO_RESULT
+        if seed not in lines or lines[seed]["outcome"] == "failed"  # infeasible is final
     ]
     if lacking:
         return Choice(row, None, None, (), f"{len(lacking)} of {len(tried) * len(seeds)} results are missing or failed")

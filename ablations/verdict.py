@@ -25,7 +25,7 @@ ROUGHER = 2.0  # an unstable row's loss changes by more than this times the othe
 
 Line = Mapping[str, Any]  # of results/<table>.parquet
 
-_NO_RUN = {"infeasible", "failed"}
+NO_RUN = {"infeasible", "failed"}
 LOST = {"failed", "diverged"}  # outcomes of a seed that has no number
 
 
@@ -45,9 +45,14 @@ class Interval:
     def high(self) -> float:
         return self.mean + self.half
 
-    def text(self, digits: int = 1) -> str:
+    @property
+    def tells(self) -> bool:
+        """Whether it tells the mean from none."""
+        return self.low > 0 or self.high < 0
+
+    def text(self, digits: int = 1, sign: str = "") -> str:
         half = f" ± {self.half:.{digits}f}" if math.isfinite(self.half) else ""
-        return f"{self.mean:.{digits}f}{half}"
+        return f"{self.mean:{sign}.{digits}f}{half}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Difference:
     interval: Interval
 
     def __str__(self) -> str:
-        return f"{self.better} - {self.worse} = {self.interval.mean:+.2f} ± {self.interval.half:.2f}"
+        return f"{self.better} - {self.worse} = {self.interval.text(2, '+')}"
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ def _short_of_seeds(claim: Claim, rows: Mapping[str, Mapping[int, Line]], short:
 def _judge(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alpha: float) -> Verdict:
     for row in claim.rows:
         outcomes = {line["outcome"] for line in rows.get(row, {}).values()}
-        if not outcomes - _NO_RUN:
+        if not outcomes - NO_RUN:
             return Verdict(claim, UNDECIDED, f"{row} {' and '.join(sorted(outcomes)) or 'has not run'}", 0)
     if claim.kind in (COLLAPSES, DOES_NOT_COLLAPSE):
         return _judge_outcomes(claim, rows[claim.rows[0]])
@@ -155,7 +160,7 @@ def _judge_outcomes(claim: Claim, seeds: Mapping[int, Line]) -> Verdict:
     """Reproduced if every seed ended as claimed, contradicted if none did. A diverged seed has neither collapsed nor
     stood.
     """
-    outcomes = [line["outcome"] for line in seeds.values() if line["outcome"] not in _NO_RUN]
+    outcomes = [line["outcome"] for line in seeds.values() if line["outcome"] not in NO_RUN]
     n, collapsed, diverged = len(outcomes), outcomes.count("collapsed"), outcomes.count("diverged")
     as_claimed, against = collapsed, n - collapsed
     if claim.kind == DOES_NOT_COLLAPSE:
@@ -169,14 +174,15 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
     if diverged := _judge_divergence(claim, rows):
         return diverged
     pairs, (low, high) = _pairs(claim), region(claim)
+    column = ROUGHNESS if claim.kind == UNSTABLE else METRIC
     found: list[Difference] = []
     for better, worse in pairs:
-        values = paired(rows[better], rows[worse], ROUGHNESS if claim.kind == UNSTABLE else METRIC)
+        values = paired(rows[better], rows[worse], column)
         if len(values) < 2:
             common = f"{len(values)} seed{'s' * (len(values) != 1)} in common"
             evidence = f"{better} and {worse} have {common}: too few for an interval"
             return Verdict(claim, UNDECIDED, evidence, len(values), open=True)
-        step = 0.0 if claim.kind == UNSTABLE else resolution(rows[better].values())
+        step = resolution(rows[better].values(), column)
         found.append(Difference(better, worse, interval(values, alpha / len(pairs), resolution=step)))
     intervals = [each.interval for each in found]
     n = min(each.n for each in intervals)
@@ -198,7 +204,7 @@ def _judge_differences(claim: Claim, rows: Mapping[str, Mapping[int, Line]], alp
 
 def _judge_divergence(claim: Claim, rows: Mapping[str, Mapping[int, Line]]) -> Verdict | None:
     """What diverged seeds decide, for they have no number: a row that always diverged is as bad as can be."""
-    ended = {row: [o for line in rows[row].values() if (o := line["outcome"]) not in _NO_RUN] for row in claim.rows}
+    ended = {row: [o for line in rows[row].values() if (o := line["outcome"]) not in NO_RUN] for row in claim.rows}
     counts = {row: outcomes.count("diverged") for row, outcomes in ended.items()}
     some = [row for row, count in counts.items() if count]
     if not some:
@@ -238,8 +244,16 @@ def differences(
     }
 
 
-def resolution(lines: Iterable[Line]) -> float:
-    """The step in which the metric comes, points: one picture of the test set."""
+def mean(lines: Sequence[Line], name: str = METRIC) -> Interval | None:
+    """Of a column, with its 95 % interval; None where no line has a number."""
+    values = [line[name] for line in lines if number(line[name])]
+    return interval(values, resolution=resolution(lines, name)) if values else None
+
+
+def resolution(lines: Iterable[Line], name: str = METRIC) -> float:
+    """The step in which a column comes: of an accuracy, points, one picture of the test set; 0 of others."""
+    if not name.endswith("top1"):
+        return 0.0
     return max((100 / line["test_images"] for line in lines if line.get("test_images")), default=0.0)
 
 

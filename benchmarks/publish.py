@@ -204,12 +204,8 @@ def _twice(store: Store) -> Iterator[tuple[str, str, Verdict, Verdict]]:
 
 
 def _says(verdict: Verdict, lines: Sequence[Result]) -> str:
-    """A verdict with its seeds and the difference that they tell from none in half of the cases, points."""
-    if not verdict.n:
-        return verdict.evidence
-    shows = "" if verdict.shows is None else f", ±{verdict.shows:.1f}"
     stale = any(provenance.is_stale(line) for line in lines if line["row"] in verdict.claim.rows)
-    return f"{verdict.verdict} ({verdict.n} seed{'s' * (verdict.n > 1)}{shows}){', stale' * stale}"
+    return printed.judged(verdict) + ", stale" * stale
 
 
 def _taken(args: argparse.Namespace, parts: Sequence[Part], store: Store, into: Store) -> set[Part]:

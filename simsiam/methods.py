@@ -1,9 +1,10 @@
 """What each method is by itself: SimSiam's relatives, Sec. 5's experiments, labels, and none; one literal each.
 
 Choosing a method takes all of its fields; `--set` may then change each. Numbers of recipe imagenet are those of each
-method's paper and code, augmentation included but for BYOL's blur and solarisation, in the form that the SimSiam paper's
-App. C gives it (3-layer projectors in SimCLR and SwAV, a symmetrised loss in MoCo v2), those of the small recipes in the range of the public benchmarks on
-small data; those of the digits are ours. Imports the standard library alone: a Config is checked with it.
+method's paper and code, augmentation included but for BYOL's blur and solarisation, in the form that the SimSiam
+paper's App. C gives it (3-layer projectors in SimCLR and SwAV, a symmetrised loss in MoCo v2), those of the small
+recipes in the range of the public benchmarks on small data; those of the digits are ours. Imports the standard library
+alone: a Config is checked with it.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ PROTOCOLS: dict[str, Protocol] = {
     # The released code's default differs from the paper: base lr 0.1. Neither protocol is quite the code's: here the
     # classifier starts at 0 (there at N(0, 0.01)), and the last epoch counts (there the best).
     "imagenet-code": Protocol(probe_optimizer="lars", probe_lr=0.1, probe_batch=4096, **_IMAGENET),
-    # App. A's alternative, about 1 % lower there. It names MoCo's; the cosine and the 90 epochs are those of LARS above,
-    # where MoCo's code has 100 epochs and steps.
+    # App. A's alternative, about 1 % lower there. It names MoCo's, whose code has 100 epochs and steps; the 90 and the
+    # cosine are those of LARS above.
     "imagenet-sgd": Protocol(probe_optimizer="sgd", probe_lr=30.0, probe_batch=256, **_IMAGENET),
     # App. D states no settings; these are the CIFAR settings of the same group's MoCo demo.
     "cifar": Protocol(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-# The paper's baseline: Sec. 3 and App. A, ImageNet, ResNet-50, 100 epochs. All else is Config's default: the paper's too,
-# with the predictor's lr constant, as it is from Sec. 4.3 on (68.1; tables whose baseline is Sec. 3's, 67.7, say so). The
-# blur's probability and the start of the convolutions are the released code's.
+# The paper's baseline: Sec. 3 and App. A, ImageNet, ResNet-50, 100 epochs. All else is Config's default: the paper's
+# too, with the predictor's lr constant, as it is from Sec. 4.3 on (68.1; tables whose baseline is Sec. 3's, 67.7, say
+# so). The blur's probability and the start of the convolutions are the released code's.
 IMAGENET: dict[str, Any] = dict(
     image_size=224,
     backbone="resnet50",
@@ -23,8 +23,8 @@ IMAGENET: dict[str, Any] = dict(
 )
 
 # App. D. Not stated there: the crop's scale, the schedule of the predictor's lr and the mean and std that pictures are
-# normalised by (all as for ImageNet), the projector's hidden width (d; the released code would shrink it to the backbone's
-# 512), and how kNN and the probe are set (simsiam/protocols.py).
+# normalised by (all as for ImageNet), the projector's hidden width (d; the released code would shrink it to the
+# backbone's 512), and how kNN and the probe are set (simsiam/protocols.py).
 CIFAR10: dict[str, Any] = dict(
     image_size=32,
     backbone="resnet18",

@@ -136,7 +136,7 @@ def test_trials_on_the_same_device_come_before_benchmarks(tmp_path: Path, monkey
     ],
 )
 def test_how_long_in_words(times: Times, options: dict[str, Any], says: str) -> None:
-    assert printed_plan.how_long(times, 3, **options) == says
+    assert printed_plan.how_long(times, **options) == says
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_on_a_cluster_the_next_training_starts_where_one_ends(at_once: int, work
 
 
 def test_on_a_cluster_of_which_not_all_is_known() -> None:
-    says = printed_plan.how_long(Times((3600.0, 3600.0), 1), 3, price=2, at_once=(1, "my.yaml"))
+    says = printed_plan.how_long(Times((3600.0, 3600.0), 1), price=2, at_once=(1, "my.yaml"))
     assert says.splitlines()[1:] == [
         "On my.yaml of these 2: 2:00:00, at most 1 at once, if its machines are as fast and all there from the start.",
         "Price of these 2: 4.00, at 2 an hour of a CPU or GPU.",

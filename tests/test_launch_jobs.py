@@ -137,10 +137,9 @@ def test_what_is_wrong_with_the_data_fails_all_that_wait_however_many(tmp_path: 
     trials = run.requests.read(options.parser().parse_args([*TABLE, "--rows", "with"])).trials(range(1500))
     plan = launch_jobs._Plan(trials[1:], Runtime(), store, progress, mock.Mock(), 2)
     slot: Any = mock.Mock(trial=trials[0])
-    plan.unended += 1
     store.fail.side_effect = lambda config, why: {"message": why}
     plan.hear(slot, launch_jobs._ENDED, {"message": "DataError: Corrupt image in x.png"})
-    assert plan.unended == 0
+    assert not plan.waiting
     assert progress.finish.call_count == 1500
     assert slot.trial is None
 
@@ -159,7 +158,7 @@ def test_a_result_that_was_kept_before_its_process_died_counts(tmp_path: Path) -
     }
     store.write(result, [])
     plan.died(slot, "was ended by SIGKILL")
-    assert plan.unended == 0
+    assert not plan.waiting
     assert progress.finish.call_args.args[1]["outcome"] == "finished"
 
 

@@ -1,4 +1,4 @@
-"""The plan on Ray: one TorchTrainer a trial, under one Tuner.
+"""The plan on Ray: one TorchTrainer a trial, under a Tuner.
 
 Tune is asked for little: to start each trial, a few at a time, one after another in the same processes, and in
 a new one what has died. What is done stands in the store, what is half done in a checkpoint, so a run that was killed

@@ -8,7 +8,7 @@ import ray
 
 from ablations.launch.cluster import HEAD
 
-Told = str | dict[str, Any]  # a word on what it does, or the line of an epoch
+Word = str | dict[str, Any]  # a word on what it does, or the line of an epoch
 
 
 class Mailbox:
@@ -22,30 +22,30 @@ class Mailbox:
         actor: Any = _Said
         self._actor = actor.options(num_cpus=0, resources={HEAD: 0.001}, max_restarts=-1, max_task_retries=-1).remote()
 
-    def tell(self, fingerprint: str, what: Told) -> None:
+    def tell(self, fingerprint: str, what: Word) -> None:
         self._actor.tell.remote(fingerprint, what)
 
     def wait(self) -> None:
         """Until all is there that this process has told: it may end right after."""
         ray.get(self._actor.wait.remote())
 
-    def take(self) -> list[tuple[str, Told]]:
+    def take(self) -> list[tuple[str, Word]]:
         """Fingerprints, each with what its trial has told, since the last time."""
-        told: list[tuple[str, Told]] = ray.get(self._actor.take.remote())
+        told: list[tuple[str, Word]] = ray.get(self._actor.take.remote())
         return told
 
 
 @ray.remote
 class _Said:
     def __init__(self) -> None:
-        self._told: list[tuple[str, Told]] = []
+        self._told: list[tuple[str, Word]] = []
 
-    def tell(self, fingerprint: str, what: Told) -> None:
+    def tell(self, fingerprint: str, what: Word) -> None:
         self._told.append((fingerprint, what))
 
     def wait(self) -> None:
         """Calls of one process come in the order in which it made them."""
 
-    def take(self) -> list[tuple[str, Told]]:
+    def take(self) -> list[tuple[str, Word]]:
         told, self._told = self._told, []
         return told

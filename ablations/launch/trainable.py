@@ -23,10 +23,11 @@ from ablations.launch.notices import LeavingError
 from ablations.launch.work import Job, work
 from ablations.progress import HALF_DONE
 from ablations.store import Store
+from ablations.tries import Failures
 from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Config, Runtime, fingerprint
 
-RETRIES = 5  # of a trial whose workers die before they have got further than the time before
+TRIES = 6  # of a trial whose workers die before they have got further than the time before
 PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # that a worker group waits for its place
 
 _GROWN = 1 << 30  # bytes of memory that a process may have more after a trial than before its first
@@ -80,7 +81,7 @@ def _worker_group(job: Job, config: Config, runtime: Runtime, store: Store) -> N
     name, mailbox = fingerprint(config), job["mailbox"]
     checkpoint = store.checkpoint(name, config.method)
     os.environ[PATIENCE] = str(job["patience"])
-    workers, least, failures, reached = runtime.workers, 1, 0, checkpoint.modified()
+    workers, least, failures = runtime.workers, 1, Failures()
     for attempt in itertools.count():
         try:
             trainer.remove_placement_groups()
@@ -95,15 +96,14 @@ def _worker_group(job: Job, config: Config, runtime: Runtime, store: Store) -> N
                 fit = placement.slots(cluster.current(), placement.Demand(runtime.workers, job["resources"]))
                 workers = min(runtime.workers, fit) if fit >= least else runtime.workers
             else:
-                before, reached = reached, checkpoint.modified()
-                failures = 1 if reached != before else failures + 1
+                times = failures.add(name, checkpoint.modified())
                 cause = cause_of(error)
                 if isinstance(cause, TimeLimitError):
                     raise cause from None
                 why = trials.failure(cause, workers, runtime.gpu_fraction)
                 if trials.out_of_memory(cause) and workers < runtime.workers:  # too few for the batch: wait for more
                     least = workers + 1
-                elif failures > RETRIES or hopeless(cause):
+                elif times >= TRIES or hopeless(cause):
                     store.fail(config, why)
                     return
                 workers = runtime.workers

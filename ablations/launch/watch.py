@@ -14,15 +14,16 @@ from ablations import trial as ours
 from ablations.columns import Result
 from ablations.launch import connection
 from ablations.launch.mailbox import Mailbox
-from ablations.launch.trainable import RETRIES, cause_of, hopeless
+from ablations.launch.trainable import TRIES, cause_of, hopeless
 from ablations.lines import spoiled
 from ablations.placement import Demand
 from ablations.progress import HALF_DONE, Progress
 from ablations.store import Store
 from ablations.terminal import say
+from ablations.tries import Failures
 from simsiam.config import Config, Runtime, fingerprint
 
-_BOARD_SECONDS = 1.0  # between two looks at what the trials have told
+_MAIL_SECONDS = 1.0  # between two looks at what the trials have told
 _PLACE_SECONDS = 20.0  # that trials may find no place before that is said, and said again
 
 
@@ -39,7 +40,7 @@ class Watch(TrialProgressCallback):
         super().__init__()
         self.mailbox, self.ended = Mailbox(), set[str]()
         self._store, self._progress, self._rebuild, self._runtime = store, progress, rebuild, runtime
-        self._failures: dict[str, tuple[int | None, int]] = {}  # how far a trial was, and how often it failed there
+        self._failures = Failures()
         self._given_up: dict[str, Result] = {}
         self._short = False  # of time: a trial has ended half done
         self._next = self._placed = time.monotonic()
@@ -67,7 +68,7 @@ class Watch(TrialProgressCallback):
             say(f"Waiting: a trial asks for {demand}; free: {connection.free()}.")
 
     def _read_mail(self) -> None:
-        self._next = time.monotonic() + _BOARD_SECONDS
+        self._next = time.monotonic() + _MAIL_SECONDS
         for name, told in self.mailbox.take():
             self._short = self._short or told == HALF_DONE
             if isinstance(told, str):
@@ -91,11 +92,8 @@ class Watch(TrialProgressCallback):
         if self._store.state(name) == "done":
             return
         cause, reached = cause_of(_error(trial)), self._store.checkpoint(name, config.method).modified()
-        before, count = self._failures.get(name, (None, 0))
-        count = count + 1 if reached == before else 1
-        self._failures[name] = reached, count
         why = ours.failure(cause, self._runtime.workers, self._runtime.gpu_fraction)
-        if count > RETRIES or hopeless(cause):
+        if self._failures.add(name, reached) >= TRIES or hopeless(cause):
             self._give_up(trial, why)
         else:
             self._read_mail()

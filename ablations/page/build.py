@@ -7,6 +7,7 @@ import datetime
 import functools
 import json
 import math
+import operator
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,13 +19,14 @@ from markupsafe import Markup
 
 from ablations.board import duration
 from ablations.columns import Result
+from ablations.lines import grouped
 from ablations.page import charts, paper
 from ablations.page.evidence import Evidence, Shown, Stage, fidelities
 from ablations.page.paper import mean_text
-from ablations.printed import numbers, outcomes, price, took
+from ablations.printed import judged, numbers, outcomes, price, took
 from ablations.store import Store
 from ablations.table import Claim
-from ablations.verdict import METRIC, Verdict, number
+from ablations.verdict import METRIC, number
 
 _MARKS = {"reproduced": "✓", "contradicted": "✗", "undecided": "?"}
 _DRAWN_STAGES = 3  # of which pictures are shown: some 400 KB each
@@ -92,7 +94,10 @@ def _claims(stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
     for i, stage in enumerate(stages):
         for shown in stage.tables:
             for j, each in enumerate(shown.verdicts):
-                cell = {"id": _id("stage", i, shown.table.name, "claim", j), "text": _verdict(each)}
+                cell = {
+                    "id": _id("stage", i, shown.table.name, "claim", j),
+                    "text": f"{_MARKS[each.verdict]} {judged(each)}",
+                }
                 found.setdefault((shown.table.name, each.claim), {})[i] = cell
     for (table, claim), cells in found.items():
         yield {
@@ -118,13 +123,6 @@ def _fidelity(stages: Sequence[Stage]) -> dict[str, Any] | None:
         rows.append({"name": name, "cells": cells})
     said = "; ".join(f"{row['name']}: {row['cells'][4]} ({row['cells'][5]})" for row in rows)
     return {"rows": rows, "spec": _json(_bare(charts.lengths(found))), "label": f"Kendall's tau-b: {said}."}
-
-
-def _verdict(each: Verdict) -> str:
-    if not each.n:
-        return f"{_MARKS[each.verdict]} {each.evidence}"
-    shows = "" if each.shows is None else f", ±{each.shows:.1f}"
-    return f"{_MARKS[each.verdict]} {each.verdict} ({each.n}{shows})"
 
 
 def _stage(i: int, stage: Stage, store: Store) -> dict[str, Any]:
@@ -288,10 +286,7 @@ def _side(line: Result, pictures: Sequence[Result]) -> dict[str, Any]:
 
 def _groups(pictures: Sequence[Result], kind: str) -> list[list[dict[str, str]]]:
     """Pictures by group, in the order of their places, ready to be shown."""
-    groups: dict[int, list[Result]] = {}
-    for each in pictures:
-        if each["kind"] == kind:
-            groups.setdefault(each["group"], []).append(each)
+    groups = grouped((each for each in pictures if each["kind"] == kind), operator.itemgetter("group"))
     return [
         [
             {"data": base64.b64encode(each["image"]).decode(), "alt": _alternative(kind, each)}

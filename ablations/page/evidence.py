@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import re
 import warnings
 from collections import Counter
@@ -18,7 +19,7 @@ from ablations.fidelity import Fidelity
 from ablations.printed import beside, same_trainings
 from ablations.store import Store
 from ablations.table import Row, Table, UserError
-from ablations.verdict import Interval, Verdict, interval, number, resolution
+from ablations.verdict import NO_RUN, Interval, Verdict
 from simsiam import config as configs
 
 MOST_DRAWN = 40  # rows of a table
@@ -52,14 +53,11 @@ class Shown:
 
     @functools.cached_property
     def _by_row(self) -> dict[str, list[Result]]:
-        return lines_of.by_row(self.lines)
+        return lines_of.grouped(self.lines, operator.itemgetter("row"))
 
     def mean(self, row: Row, name: str) -> Interval | None:
         """Of a column over a row's seeds, with its 95 % interval; None where no seed has a number."""
-        lines = self.of(row)
-        values = [line[name] for line in lines if number(line[name])]
-        step = resolution(lines) if name.endswith("top1") else 0.0
-        return interval(values, resolution=step) if values else None
+        return verdict.mean(self.of(row), name)
 
     def stale(self, row: Row) -> bool:
         """Whether other sources than these have made one of its results."""
@@ -145,11 +143,8 @@ def fidelities(stages: Sequence[Stage]) -> Iterator[tuple[str, Fidelity]]:
 
 def _by_stage(lines: Sequence[Result]) -> dict[_Key, list[Result]]:
     """A table's lines by what may be compared. Rows that start from no encoder are beside those of each."""
-    comparable: dict[tuple[str, str, str], list[Result]] = {}
-    for line in lines:
-        comparable.setdefault((line["recipe"], line["overrides"], line["data"]), []).append(line)
     found: dict[_Key, list[Result]] = {}
-    for key, its in comparable.items():
+    for key, its in lines_of.grouped(lines, operator.itemgetter("recipe", "overrides", "data")).items():
         origins = lines_of.origins(its)
         for origin in origins if len(origins) > 1 else [""]:
             found[*key, origin] = lines_of.of_encoder(its, origin or None)
@@ -180,7 +175,7 @@ def _shown(name: str, lines: list[Result], definitions: Definitions, store: Stor
         curves = store.curves(name, [line["fingerprint"] for line in lines])
     except UserError as error:
         curves, notes = {}, [*notes, str(error)]
-    trained = [line["fingerprint"] for line in lines if line["outcome"] not in ("failed", "infeasible")]
+    trained = [line["fingerprint"] for line in lines if line["outcome"] not in NO_RUN]
     if missing := len(set(trained) - curves.keys()):
         notes.append(f"No curve is kept of {missing} of {len(set(trained))} trainings.")
     if (rows := len({line["row"] for line in lines})) > MOST_DRAWN:

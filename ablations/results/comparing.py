@@ -62,7 +62,7 @@ def compare(
             raise UserError(f"{row} and {other} of {table} are one training a seed: their settings come to the same.")
         ended = "; ".join(f"{name}: {printed.outcomes(list(by_row[name].values()))}" for name in (row, other))
         raise UserError(f"{row} and {other} of {table} have no seed in common that both have a number for ({ended}).")
-    step = verdict.resolution(by_row[row].values()) if value.endswith("top1") else 0.0
+    step = verdict.resolution(by_row[row].values(), value)
     return verdict.interval(values, resolution=step)
 
 

@@ -7,10 +7,10 @@ other. The last two rows are ours: MoCo v2 as it is, and with keys in the querie
 positive away. The paper's 66.5 are those of 100 epochs in Table 4. Cost: 10 trainings a seed.
 
 `byol_no_momentum` is the recipe's SimSiam, its baseline. BYOL's own heads and optimiser without the momentum encoder
-are not tried: of those the first version of BYOL's paper reports 0.3 %, the third 66.9 %, after 300 epochs, with ten times the lr in h.
-The paper gives the h that SimCLR and SwAV get no width and no lr. Its width is the recipe's predictor_hidden, on
-imagenet 512 at d = 128, which is no bottleneck, on the digits 64; its lr is f's without a warm-up, on imagenet by a
-cosine, else constant.
+are not tried: of those the first version of BYOL's paper reports 0.3 %, the third 66.9 %, after 300 epochs, with ten
+times the lr in h. The paper gives the h that SimCLR and SwAV get no width and no lr. Its width is the recipe's
+predictor_hidden, on imagenet 512 at d = 128, which is no bottleneck, on the digits 64; its lr is f's without a warm-up,
+on imagenet by a cosine, else constant.
 """
 
 from ablations.table import DOES_NOT_COLLAPSE, ORDERING, UNSTABLE, WITHIN, Claim, Row, Table
