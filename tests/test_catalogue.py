@@ -188,14 +188,6 @@ def test_a_tables_text_travels_with_a_submitted_job(
     assert len(submitted) == 1
 
 
-def test_the_tables_of_this_package_are_whole() -> None:
-    for name in catalogue.names():
-        table = catalogue.get(name)
-        assert table.name == name
-        assert not table.carried
-    assert planning.distinct([]) == {}
-
-
 def test_a_function_of_a_file_changes_nothing_but_its_own_row(tmp_path: Path) -> None:
     rows = """\
 def a(fields):

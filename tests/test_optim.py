@@ -103,17 +103,6 @@ def test_weight_decay_shrinks_every_parameter_bn_and_biases_included() -> None:
         torch.testing.assert_close(p.detach(), torch.full_like(p, 2.0 - 0.5 * 0.1 * 2.0), msg=name)
 
 
-def test_frozen_predictor_does_not_move() -> None:
-    config = digits(predictor="frozen", batch_size=4, weight_decay=0.1)
-    model = SimSiam(config)
-    before = [p.clone() for p in model.predictor.parameters()]
-    optimizer = optim.optimizer(model, config)
-    p, _ = model(torch.randn(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
-    p[0].square().sum().backward()
-    optimizer.step()
-    assert all(torch.equal(one, two) for one, two in zip(model.predictor.parameters(), before, strict=True))
-
-
 def starts() -> list[nn.Parameter]:
     """A matrix, a kernel, a scale, and a bias at zero."""
     generator = torch.Generator().manual_seed(0)

@@ -150,6 +150,8 @@ def test_one_seed_a_failed_row_and_an_infeasible_one(tmp_path: Path) -> None:
     assert "infeasible" in rows["4096"]
     assert "256: out of luck" in found.text
     assert "4096: batch_size must be at most" in found.text
+    claims = {cells[1]: cells[2] for cells in found.cells if len(cells) == 3}
+    assert claims["batch_size: 4096 is worse than 256 by more than 1"] == "? 4096 infeasible"  # not of too few seeds
 
 
 def test_lines_of_an_earlier_version_are_shown(tmp_path: Path) -> None:
