@@ -262,3 +262,17 @@ def test_more_workers_than_the_cluster_holds_are_refused(
     command = ["--table", "stop_gradient", *tiny.OVERRIDES, "--workers", "4", "--results", str(tmp_path)]
     assert run.main(command) == 2
     assert "asks for 4 workers of 1 CPU. The cluster has 1 x 3 CPU: room for 3." in capsys.readouterr().err
+
+
+def test_a_ray_that_does_not_start_in_time_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[Any]
+) -> None:
+    def init(*_: Any, **__: Any) -> None:
+        raise Exception("The current node timed out during startup.")  # as ray.init does, of no kind of its own
+
+    monkeypatch.setattr(launch.connection.ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert run.main(["--table", "stop_gradient", *tiny.OVERRIDES, "--results", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "error: Ray did not start: The current node timed out during startup. On a busy machine try again; " in said
+    assert "Traceback" not in said

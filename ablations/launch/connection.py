@@ -38,7 +38,7 @@ def connected() -> Iterator[None]:
     """Be on the cluster that RAY_ADDRESS names or that this user has started here, else on one of the run's own.
 
     All nodes get the code as it was when the command began: what is edited while a table runs changes no trial.
-    Raises UserError.
+    Raises UserError, and OSError if Ray does not start.
     """
     address = _address(os.environ.get("RAY_ADDRESS", ""))
     options: dict[str, Any] = {"runtime_env": _environment(), "logging_level": logging.ERROR, "log_to_driver": False}
@@ -64,6 +64,11 @@ def connected() -> Iterator[None]:
                 f"Ray's sockets lie in its temporary folder, whose path must be short. Got {place} instead: "
                 "set RAY_TMPDIR to a shorter one, as /tmp."
             ) from None
+        except Exception as error:  # Ray has no kind for processes of its own that do not start in time
+            raise OSError(
+                f"Ray did not start: {str(error).rstrip('.')}. "
+                "On a busy machine try again; --launcher local needs no Ray"
+            ) from error
         # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
         signal.signal(signal.SIGTERM, _interrupt)
         say(_which(address))
