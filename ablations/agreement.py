@@ -37,6 +37,7 @@ class Agreement:
         difference: one minus other, points, at its share of 95 % over all rows; None with less than two seeds in
             either, or where seeds failed or diverged: what is left may be what went well.
         shared: results that are in both with the same numbers, as of the same Config on the same kind of machine.
+        fingerprints: of both runs' trainings: rows that share one are no evidence beside each other.
         apart: column -> its values in one and in the other, of what they were made of and by, where these differ.
     """
 
@@ -47,6 +48,7 @@ class Agreement:
     apart_by_outcomes: bool
     difference: Interval | None
     shared: int
+    fingerprints: frozenset[str]
     apart: Mapping[str, tuple[str, str]]
 
     @property
@@ -98,6 +100,7 @@ def _compared(
         apart_by_outcomes=apart or len({"infeasible" in each for each in outcomes}) > 1,
         difference=_difference(_whole(one), _whole(other), alpha, step),
         shared=sum(line["fingerprint"] in found and _same_numbers(line, found[line["fingerprint"]]) for line in other),
+        fingerprints=frozenset(line["fingerprint"] for line in (*one, *other)),
         apart={name: its for name in _MADE if len(set(its := (_several(one, name), _several(other, name)))) > 1},
     )
 

@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 from ablations import catalogue, definition, grid, planning
-from ablations.options import FIELDS_ELSEWHERE
 from ablations.table import Fields, Table, UserError
 
 _LONGEST = 100  # characters of a table's name
@@ -104,11 +103,7 @@ def _gridded(tables: list[Table], option: str, args: argparse.Namespace, overrid
         )
     if args.grid and args.claims:
         raise UserError("--claims are of a table's own rows, and --grid has others. Leave one out, or use --tune.")
-    try:
-        axes = grid.axes(texts := getattr(args, option), f"--{option}")
-    except UserError as error:
-        elsewhere = [FIELDS_ELSEWHERE[name] for text in texts if (name := text.partition("=")[0]) in FIELDS_ELSEWHERE]
-        raise UserError(f"{error}{''.join(f' Here it is {name}.' for name in elsewhere)}") from None
+    axes = grid.axes(getattr(args, option), f"--{option}")
     if both := sorted(axes.keys() & overrides.keys()):
         raise UserError(f"--{option} {both[0]} and --set {both[0]} exclude each other. Leave one out.")
     its = [table.name for table in tables]
@@ -127,10 +122,14 @@ def _gridded(tables: list[Table], option: str, args: argparse.Namespace, overrid
     return table
 
 
-def rows(names: list[str] | None, tables: list[Table]) -> list[str] | None:
-    """The rows that `--rows` names: of a table with a grid on it, each with all of its points, and the baseline."""
-    if names is None:
+def rows(args: argparse.Namespace, tables: list[Table]) -> list[str] | None:
+    """The rows that `--rows` names, None for all: of a table with a grid on it, each with all of its points, and the
+    baseline; of a grid on a recipe, which has no rows of its own, these points and the baseline."""
+    if args.rows is None:
         return None
+    names = [name.strip() for name in args.rows.split(",")]
+    if not args.table:
+        return list(dict.fromkeys([grid.BASELINE, *names]))
     points = [
         row.name
         for table in tables

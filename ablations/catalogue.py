@@ -124,12 +124,13 @@ def of_file(path: str, text: str) -> Table:
         text: what the file holds. It is run, as any Python file that one starts is.
     """
     module = types.ModuleType(f"simsiam_table_{Path(path).stem}")
-    module.__file__ = path
+    module.__file__, module.__package__ = path, ""  # of no package: nothing is beside it
     sys.modules[module.__name__] = module  # as what it defines may ask for
     try:
         exec(compile(text, path, "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
-        raise _broken(error, path) from None
+        alone = " A table's file stands alone: it imports what is installed, and no file beside it."
+        raise UserError(f"{_broken(error, path)}{alone if isinstance(error, ImportError) else ''}") from None
     table = _checked(getattr(module, "TABLE", None), text, path)
     if table.name in names():
         raise _at(path, text, f"the name '{table.name}' is of a table of this package. Give it another", table.name)
@@ -175,11 +176,14 @@ def check_that_it_is_free(table: Table, store: Store) -> None:
     definitions = store.definitions(table.name) if table.carried else {}
     for other in (_decoded(table.name, found) for found in definitions.values()):
         same = set(other.axes) == set(table.axes) and other.tuned == table.tuned
-        if not same or (table.axes and other.title != table.title):
-            raise UserError(
-                f"{store.folder}/{table.name}.parquet is of another table, '{other.title}'. Choose another name"
-                f"{' with --name' if table.axes else ''}."
+        if not same or other.title != table.title:  # rows come and go: a table of one's own that is edited keeps these
+            remedy = (
+                "Choose another name with --name"
+                if table.axes
+                else f"This one's title is '{table.title}': give it, and its file, another name; or the same title, if "
+                "it is that table, edited"
             )
+            raise UserError(f"{store.folder}/{table.name}.parquet is of another table, '{other.title}'. {remedy}.")
 
 
 def _broken(error: BaseException, path: str) -> UserError:

@@ -58,8 +58,11 @@ def _classes(splits: dict[str, Pictures]) -> list[str]:
 def sheet(source: Source, config: Config, path: Path) -> None:
     """Draw twelve training pictures, each with the two views of it that the first epoch trains on, into a PNG.
 
-    Raises DataError, and UserError for a file that cannot be written.
+    Raises DataError, and UserError for a file that cannot be written, or that by its name is of another kind: it may be
+    somebody's data.
     """
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--check draws into a file that ends in .png, as views.png. Got {path} instead.")
     from PIL import Image
 
     from simsiam import gallery, loader

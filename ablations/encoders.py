@@ -194,9 +194,14 @@ def weights(fingerprint: str, store: Store) -> Weights:
     if result["outcome"] == "diverged":
         raise UserError(f"Trial {fingerprint} has diverged: its weights are no numbers.")
     try:
+        if not content:
+            raise encoder.EncoderError("it is empty")
         return encoder.of_checkpoint(io.BytesIO(content))
     except encoder.EncoderError as error:
-        raise UserError(f"The kept checkpoint of trial {fingerprint} cannot be used: {error}.") from None
+        raise UserError(
+            f"The kept checkpoint of trial {fingerprint} cannot be used: {error}. Remove it, and train the trial again "
+            "with --rerun unkept --keep-checkpoints, in the command that it was trained by."
+        ) from None
 
 
 def exported(fingerprint: str, store: Store) -> bytes:

@@ -9,6 +9,7 @@ longer table agrees with itself, at half the seeds.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,8 @@ import numpy as np
 
 from ablations.verdict import METRIC, NO_RUN, by_row, number
 
-_DRAWS = 2000  # of the bootstrap, and of the halves
+_DRAWS = 2000  # of the bootstrap
+_SPLITS = 1000  # into halves: where there are more, as many are drawn
 _LAST = -1.0  # per cent: below what any row can have
 _LEAST_ROWS = 3
 _LEAST_SEEDS = 3  # that a bootstrap can say something of
@@ -37,7 +39,8 @@ class Fidelity:
         tau: Kendall's tau-b of the means over all seeds; nan where a ranking has one place alone.
         low, high: of a 95 % percentile bootstrap over seeds, which both lengths share: too narrow for few seeds, and
             nan for less than three.
-        halves: mean tau-b between two halves of the longer one's seeds; nan with less than two.
+        halves: mean tau-b between two halves of the longer one's seeds, over all splits into halves, or very many;
+            nan with less than two seeds.
     """
 
     short: int
@@ -97,12 +100,15 @@ def _place(lines: Sequence[Line]) -> float:
 
 
 def _halves(table: Seeds, rows: Sequence[str], seeds: Sequence[int], generator: np.random.Generator) -> float:
-    if len(seeds) < 2:
+    half = len(seeds) // 2
+    if not half:
         return math.nan
+    splits: Iterable[Sequence[int]] = itertools.combinations(seeds, half)
+    if math.comb(len(seeds), half) > _SPLITS:
+        splits = (generator.choice(seeds, half, replace=False).tolist() for _ in range(_SPLITS))
     taus = []
-    for _ in range(_DRAWS // 10):
-        order = generator.permutation(seeds).tolist()
-        half = len(order) // 2
-        taus.append(tau(_places(table, rows, order[:half]), _places(table, rows, order[half:])))
+    for one in splits:
+        other = [seed for seed in seeds if seed not in one]
+        taus.append(tau(_places(table, rows, one), _places(table, rows, other)))
     known = [each for each in taus if not math.isnan(each)]
     return statistics.fmean(known) if known else math.nan

@@ -142,14 +142,18 @@ class Folder:
             files.delete_dir(_within(root, folder))
 
     def check_readable(self) -> None:
-        """Raises UserError if a bucket does not answer. It asks once: a wrong key must not cost minutes."""
-        if not self.bucket:
-            return
+        """Raises UserError if a bucket does not answer, asked once: a wrong key must not cost minutes; or if a path is
+        no folder, though none need be there yet."""
         try:
-            files, root = self.open()
-            files.get_file_info(f"{root}/trials")  # there or not: a bucket itself may be asked by fewer people
+            if self.bucket:
+                files, root = self.open()
+                files.get_file_info(f"{root}/trials")  # there or not: a bucket itself may be asked by fewer people
+            else:
+                with contextlib.suppress(FileNotFoundError), os.scandir(self.uri):
+                    pass
         except OSError as error:
-            raise UserError(f"The results in {self} cannot be read: {error}. Give others with --results.") from None
+            reason = error.strerror or str(error)
+            raise UserError(f"The results in {self} cannot be read: {reason}. Give others with --results.") from None
 
     def check_writable(self) -> None:
         """Raises UserError if nothing can be written here. A bucket is asked once."""
@@ -224,11 +228,17 @@ class Checkpoint:
 def results_place(given: str | None) -> str:
     """Where the results lie: a path, or the URI of a bucket.
 
+    Args:
+        given: what --results says, or None: then $SIMSIAM_RESULTS does, where it is not empty.
+
     Under `ray job submit --working-dir` the repository is a temporary copy, so they must lie elsewhere. Raises
     UserError if they would not.
     """
+    if given == "":
+        raise UserError("--results is empty. Name a folder or a bucket, or leave it out.")
     job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
-    if place := given or os.environ.get("SIMSIAM_RESULTS"):
+    # The shell leaves the ~ of --results=~/runs as it is.
+    if place := os.path.expanduser(given or os.environ.get("SIMSIAM_RESULTS", "")):
         if job and json.loads(job).get("runtime_env", {}).get("working_dir") and not _lasts(place):
             raise UserError(
                 "The results of a job with a --working-dir must be an absolute path or a bucket: Ray deletes the "

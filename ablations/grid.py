@@ -131,17 +131,23 @@ def undecided(table: Table, lines: Sequence[Line], asked: Sequence[str] | None =
     return [BASELINE, *rows] if rows else []
 
 
-def check_that_axes_act(table: Table, trials: Iterable[Trial]) -> None:
+def check_that_axes_act(table: Table, trials: Sequence[Trial], of: str | None) -> None:
     """Refuse an axis that no row changes with: each of them overwrites it, or has no use for it. Raises UserError.
 
     Args:
         trials: of all rows.
+        of: the table as `--table` names it, or None for a recipe's grid.
     """
+    option = "--tune" if table.tuned else "--grid"
+    one = f"row of table {of}" if of else f"training of recipe {trials[0].recipe}"
     found = {trial.row.name: trial for trial in trials if trial.row.at}
-    for name in table.axes:
+    for name, values in table.axes.items():
         others: dict[tuple[Any, ...], set[str]] = {}
         for trial in found.values():
             besides = tuple(value for field, value in trial.row.at.items() if field != name)
             others.setdefault((trial.row.of, trial.config.seed, *besides), set()).add(trial.fingerprint)
         if found and all(len(each) == 1 for each in others.values()):
-            raise UserError(f"{name} changes no row of {table.name}: each has a value of its own, or no use for it.")
+            raise UserError(
+                f"{option} {name}={','.join(map(value, values))}: {name} changes no {one}: each has a value of its "
+                "own, or no use for it. Leave it out, or vary another field."
+            )

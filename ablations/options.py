@@ -34,6 +34,7 @@ FIELDS_ELSEWHERE = {
     **{"lr": "base_lr", "learning_rate": "base_lr", "batch": "batch_size", "bs": "batch_size", "wd": "weight_decay"},
     **{"arch": "backbone", "model": "backbone", "epoch": "epochs", "resolution": "image_size"},
 }
+_NO_FIELDS = {"data": "--data", "seed": "--seeds"}  # of a Config, but set by options of their own
 _HABITS = {
     "dataset": "--data",
     "output": "--results",
@@ -51,6 +52,29 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(message + "".join(f"\n{hint}" for hint in _hints(message)))
+
+
+class _Once(argparse.Action):
+    """What an option of one value does: argparse's own would take the last of several, and drop the others unsaid."""
+
+    _given: argparse.Namespace | None = None  # that which has a value already
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if self._given is namespace:
+            remedy = _SEVERAL.get(self.dest, "Leave one out")
+            raise argparse.ArgumentError(self, f"it is given twice, and takes one value. {remedy}.")
+        self._given = namespace
+        setattr(namespace, self.dest, values)
+
+
+# Of which one may want several -> how.
+_SEVERAL = {
+    "table": "Run one command for each table, or use --table all",
+    "rows": "Separate the rows by commas: --rows ONE,OTHER",
+    "seeds": "Give the number of seeds, or the first and the last of them: --seeds 0-9",
+}
 
 
 def _hints(message: str) -> Iterator[str]:
@@ -72,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.register("action", None, _Once)  # of all that name no action; the groups share it
     _look(parser.add_argument_group("looking, without training").add_argument)
     _what(parser.add_argument_group("what to train").add_argument)
     _data(parser.add_argument_group("pictures").add_argument)
@@ -175,8 +200,12 @@ def assignment(text: str, option: str, form: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"{option} takes {form}. Got '{text}' instead.")
-    if name in ("data", "seed"):
-        raise UserError(f"{option} {name} does not exist: use {'--data' if name == 'data' else '--seeds'}.")
+    if name in _NO_FIELDS:
+        raise UserError(f"{option} {name} does not exist: use {_NO_FIELDS[name]}.")
+    if name not in configs.FIELDS:
+        hint = f" Here it is {FIELDS_ELSEWHERE[name]}." if name in FIELDS_ELSEWHERE else ""
+        known = [field for field in configs.FIELDS if field not in _NO_FIELDS]
+        raise UserError(f"{option} {text}: {configs.unknown('field', name, known)}{hint}")
     return name, value
 
 
@@ -202,6 +231,8 @@ def _seeds(text: str) -> range:
     # Python makes no whole number of thousands of digits, and no length of a range of some; a bound does as well.
     number, last = (None if each is None else int(min(float(each), _LAST_SEED + 2)) for each in read.groups())
     assert number is not None
+    if last is not None and last < number:
+        raise UserError(f"--seeds FIRST-LAST: the last must not be before the first. Got {text}: use {last}-{number}.")
     found = range(number) if last is None else range(number, last + 1)
     if not 1 <= len(found) <= MOST_SEEDS or found[-1] > _LAST_SEED:
         raise UserError(

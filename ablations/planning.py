@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ablations.table import KINDS, NETWORK, Encoder, Encoders, Fields, Row, Table, Trial, UserError
@@ -60,7 +62,7 @@ def plan(
     trials, its = [], {seed: Config(**{**baseline, "seed": seed}) for seed in seeds}
     text = configs.canonical(overrides)
     for row in _chosen(table, rows):
-        fields = _fields(row, baseline, recipe, overrides)
+        fields = _fields(table, row, baseline, recipe, overrides)
         for config, origin, broken in _of_seeds(table, row, fields, overrides, its, encoders):
             trials.append(
                 Trial(
@@ -158,8 +160,8 @@ def _baseline(table: Table, recipe: str, data: str, overrides: Fields) -> dict[s
     return baseline
 
 
-def _fields(row: Row, baseline: Fields, recipe: str, overrides: Fields) -> dict[str, Any]:
-    changes = _called(row.changes, baseline, f"Row {row.name}")
+def _fields(table: Table, row: Row, baseline: Fields, recipe: str, overrides: Fields) -> dict[str, Any]:
+    changes = _called(row.changes, baseline, f"Row {row.name} of table {table.name}")
     return _with_method(baseline, recipe, {**(overrides if "method" in changes else {}), **changes})
 
 
@@ -170,7 +172,9 @@ def resolved(table: Table, recipe: str, data: str, overrides: Fields) -> Table:
     """
     baseline = _baseline(table, recipe, data, overrides)
     _check_that_overrides_act(table, recipe, data, overrides)
-    rows = [dataclasses.replace(row, changes=_called(row.changes, baseline, f"Row {row.name}")) for row in table.rows]
+    of = f"of table {table.name}"
+    called = {row.name: _called(row.changes, baseline, f"Row {row.name} {of}") for row in table.rows}
+    rows = [dataclasses.replace(row, changes=called[row.name]) for row in table.rows]
     base = _called(table.base, recipes.RECIPES[recipe], f"Table {table.name}")
     return dataclasses.replace(table, base=base, rows=tuple(rows))
 
@@ -179,16 +183,25 @@ def _called(changes: Fields | Callable[[Fields], Fields], fields: Fields, who: s
     """Changes as a mapping, be they a function of these fields. Raises UserError if they are none of a Config."""
     try:
         found = changes(dict(fields)) if callable(changes) else changes  # a copy: it may change it
-    except Exception as error:
-        raise UserError(f"{who}: what it changes raises {type(error).__name__}: {error}.") from error
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{who}: what it changes raises {type(error).__name__}: {said}{_place(error)}.") from error
     if not isinstance(found, Mapping):
         raise UserError(f"{who}: what it changes must be field -> value. Got {found!r} instead.")
     for name in found:
         if name not in configs.FIELDS:
-            raise UserError(f"{who}: {configs.unknown('field', name, configs.FIELDS)}")
+            raise UserError(f"{who}: {configs.unknown('field', str(name), configs.FIELDS)}")
         if name in ("data", "seed"):
             raise UserError(f"{who} changes {name}: use --{name}{'s' * (name == 'seed')}.")
     return dict(found)
+
+
+def _place(error: BaseException) -> str:
+    """Where a function of a table's file has raised, in words: the first file on the way that is none of these here."""
+    here = Path(__file__).parent
+    frames = traceback.extract_tb(error.__traceback__)
+    found = next((frame for frame in frames if Path(frame.filename).resolve().parent != here.resolve()), None)
+    return f", in {found.filename}, line {found.lineno}" if found else ""
 
 
 def _of_row(table: Table, row: Row, fields: Fields) -> tuple[Config, str | None]:
@@ -230,7 +243,7 @@ def _check_that_overrides_act(table: Table, recipe: str, data: str, overrides: F
         without = {other: value for other, value in overrides.items() if other != name}
         try:
             both = [(_baseline(table, recipe, data, each), recipe, each) for each in (overrides, without)]
-            rows = [{Config(**_without_encoder(_fields(row, *each))) for each in both} for row in table.rows]
+            rows = [{Config(**_without_encoder(_fields(table, row, *each))) for each in both} for row in table.rows]
         except ValueError:
             continue  # a rule breaks with it or without it: it acts
         if any(len(row) > 1 for row in rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -107,6 +108,15 @@ def same_trainings(lines: Sequence[Result]) -> list[str]:
     return [f"One training a seed, since their settings come to the same here: {', '.join(rows)}." for rows in groups]
 
 
+def in_no_mean(lines: Sequence[Result]) -> list[str]:
+    """How many seeds of each row have no number, in a sentence; none where all have one."""
+    name = accuracies(lines)[0].name
+    rows = lines_of.grouped(lines, operator.itemgetter("row"))
+    without = {row: sum(not number(line[name]) for line in its) for row, its in rows.items()}
+    said = [f"{row} {n} of {len(rows[row])}" for row, n in without.items() if n]
+    return [f"Seeds without a number, in no mean: {', '.join(said)}."] if said else []
+
+
 def beside(table: Table, lines: Sequence[Result]) -> list[str]:
     """What is said of rows that have no number of the paper, in a sentence."""
     there = {line["row"] for line in lines}
@@ -123,9 +133,19 @@ def which(line: Result) -> str:
 
 
 def price(prices: Iterable[float | None]) -> str:
-    """What several trials cost together, with two digits that count."""
-    total = sum(each or 0.0 for each in prices)
-    return f"{total:.2f}" if total >= 0.1 else f"{total:.2g}"
+    """What several trials cost together, with two digits that count, and how many that is of, where not of all."""
+    prices = list(prices)
+    known = [each for each in prices if number(each)]
+    if not known:
+        return "-"
+    total = sum(known)
+    text = f"{total:.2f}" if total >= 0.1 else f"{total:.2g}"
+    return text if len(known) == len(prices) else f"{text} ({len(known)} of {len(prices)})"
+
+
+def plural(n: int, what: str) -> str:
+    """So many of something, as `1 seed`, `2 seeds`."""
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def spread(lines: Sequence[Result], name: str, digits: int) -> str:
@@ -139,6 +159,7 @@ def spread(lines: Sequence[Result], name: str, digits: int) -> str:
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
     """Lines of cells as a Markdown table, its columns aligned."""
+    cells = [[cell.replace("|", r"\|") for cell in line] for line in cells]  # a row's own name may have one
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
@@ -166,7 +187,7 @@ def judged(verdict: Verdict) -> str:
     if not verdict.n:
         return verdict.evidence
     shows = "" if verdict.shows is None else f", ±{verdict.shows:.1f}"
-    return f"{verdict.verdict} ({verdict.n} seed{'s' * (verdict.n > 1)}{shows})"
+    return f"{verdict.verdict} ({plural(verdict.n, 'seed')}{shows})"
 
 
 def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
@@ -183,13 +204,16 @@ def agreement(rows: Sequence[Agreement], claims: Sequence[ClaimTwice]) -> str:
     ]
     shared = sum(row.shared for row in rows)
     apart = Counter((name, *its) for row in rows for name, its in row.apart.items())
-    made = [f"{name} {one} and {other} ({n} row{'s' * (n > 1)})" for (name, one, other), n in apart.items()]
+    made = [f"{name} {one} and {other} ({plural(n, 'row')})" for (name, one, other), n in apart.items()]
+    trainings = [{"row": f"{row.table}: {row.row}", "fingerprint": its} for row in rows for its in row.fingerprints]
     return "\n".join(
         [
             aligned(cells),
             "",
-            f"{len(rows)} rows: {_counted(row.says for row in rows)}. All of it holds together at 95 %; a difference "
-            f"of ±'s size is seen in half of the cases. {shared} of their results are in both, with the same numbers.",
+            f"{len(rows)} rows: {_counted(row.says for row in rows)}. What is said of them holds together at 95 %, and "
+            "so do the differences: a true one of ±'s size is seen in half of the cases. Each mean is at 95 % by "
+            f"itself. {shared} of their results are in both, with the same numbers.",
+            *same_trainings(trainings),
             *([f"Not alike in both: {'; '.join(made)}."] if made else []),
             "",
             aligned(twice),

@@ -40,7 +40,7 @@ def plan(
     told = trials if every else trials[:_NAMED]
     lines = [f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint, 'infeasible')}" for t in told]
     if left := len(trials) - len(lines):
-        lines.append(f"  ... and {left} more: add --fingerprints to see all.")
+        lines.append(f"  ... and {left} more: --plan --fingerprints shows all.")
     reasons: dict[str, dict[str, None]] = {}
     for trial in trials:
         if trial.infeasible:
@@ -79,6 +79,7 @@ def how_long(
     workers: int = 1,
     price: float | None = None,
     at_once: tuple[int, str] | None = None,
+    here: bool = True,
 ) -> str:
     """How long trainings may take, and what they may cost.
 
@@ -86,11 +87,11 @@ def how_long(
         workers: of one training.
         price: of an hour of one CPU or GPU.
         at_once: how many trainings a cluster holds at once, and its name.
+        here: whether it is asked of where trainings of this command run; of another kind of device they tell nothing.
     """
     if not times.known:
-        return (
-            f"Time: unknown{times.by}. A first training of each kind tells{'' if times.by else ', or --plan --probe'}."
-        )
+        tells = f"A first training of each kind tells{'' if times.by else ', or --plan --probe'}"
+        return f"Time: unknown{times.by}. {tells if here else '--plan --probe on such a machine tells'}."
     text = f"{duration(times.seconds / workers)} if one follows the other{times.by}"
     text += f", if {workers} workers are {workers} times as fast as one" if workers > 1 else ""
     if times.unknown:

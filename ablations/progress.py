@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -13,7 +12,7 @@ from typing import Any, Self
 
 from ablations.board import Board, Told, duration
 from ablations.table import Trial
-from ablations.terminal import say
+from ablations.terminal import is_terminal, say
 from ablations.tracking import Tracking
 
 Result = Mapping[str, Any]
@@ -48,7 +47,7 @@ class Progress:
         self._live: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stdout.isatty() and importlib.util.find_spec("rich"):
+        if is_terminal() and importlib.util.find_spec("rich"):
             from rich.live import Live
 
             self._live = Live(get_renderable=self._render, refresh_per_second=2)
@@ -157,5 +156,5 @@ class _State:
         return Told(self.name, self.status, self.epochs, waiting=waiting, ended=self.ended, left=left, **numbers)
 
     def text(self) -> str:
-        epoch, loss, std, knn, left = self.told().cells()
-        return f"epoch {epoch}, loss {loss}, z_std {std}, kNN {knn} %" + (f", {left} left" if left else "")
+        cells = zip(("epoch {}", "loss {}", "z_std {}", "kNN {} %", "{} left"), self.told().cells(), strict=True)
+        return ", ".join(form.format(cell) for form, cell in cells if cell not in ("", "-"))

@@ -6,11 +6,12 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if not __package__:  # started as a script, the path begins with ablations/ itself and not with the repository
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -18,7 +19,7 @@ if not __package__:  # started as a script, the path begins with ablations/ itse
 from ablations import catalogue, files
 from ablations.store import Store
 from ablations.table import UserError
-from ablations.terminal import reason, say
+from ablations.terminal import answer, reason, say
 from simsiam import config as configs
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ PAGE = "report.html"
 FORMATS = ("latex", "markdown", "csv")
 
 _SECONDS = 5.0  # between two looks of --watch
+_WATCH = "write it again whenever a result arrives, until Ctrl-C; wait where the folder is not there yet"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,15 +38,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         store = Store.at(files.results_place(args.results))
         store.folder.check_readable()
-        if args.table is not None and args.table not in (known := catalogue.there(store)):
-            raise UserError(configs.unknown("table", args.table, known))
+        if args.table is not None and not (args.format or args.figures):
+            raise UserError("--table is of --format and --figures: the page has all tables. Leave it out.")
+        if args.watch:
+            _watch(store)
+        _check_there(store)
+        if args.table is not None:
+            _check_table(store, args.table)
         if args.format:
-            say(words(store, args.format, args.table))
+            answer(words(store, args.format, args.table))
         elif args.figures:
             for name in figures(store, Path(args.figures), args.table):
                 say(name)
         else:
-            _write(store, args.watch)
+            say(write(store))
     except UserError as error:
         say(f"error: {error}", error=True)
         return 2
@@ -59,33 +66,64 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ablations/report.py", description=f"Write {PAGE} beside the results.")
     parser.add_argument("--results", help="as of run.py; the page is written there, too")
-    parser.add_argument("--watch", action="store_true", help="write it again whenever a result arrives, until Ctrl-C")
     parser.add_argument("--table", help="only this one, of --format and --figures")
     other = parser.add_mutually_exclusive_group()
+    other.add_argument("--watch", action="store_true", help=_WATCH)
     other.add_argument("--format", choices=FORMATS, help="print the tables, how they were made, and whom to cite")
     other.add_argument("--figures", metavar="DIR", help="write each chart there as SVG and PDF, for two columns")
     return parser
 
 
 def write(store: Store) -> str:
-    """Write the page beside the results -> where it is. Raises UserError."""
+    """Write the page beside the results -> where it is. Raises UserError, also where there is no such folder."""
     with _the_extra():
         from ablations.page import build, evidence
 
-    store.folder.write(PAGE, build.page(evidence.read(store), store).encode())
+    content = build.page(evidence.read(store), store).encode()
+    _check_there(store)  # by now: writing would make it again
+    store.folder.write(PAGE, content)
     return f"{store.folder}/{PAGE}"
 
 
-def _write(store: Store, watch: bool) -> None:
+def _watch(store: Store) -> NoReturn:
+    """Write the page whenever a result has arrived. Raises OSError once the folder is gone."""
+    if not _there(store):
+        say(f"Waiting for {store.folder}, which is not there yet.", error=True)
+    while not _there(store):
+        time.sleep(_SECONDS)
     seen: Any = None
-    while True:
+    while _there(store):
         now = {name: store.folder.modified(name) for name in sorted(store.table_files())}
         if now != seen:
             say(write(store))
             seen = now
-        if not watch:
-            return
         time.sleep(_SECONDS)
+    raise OSError(f"{store.folder} was removed meanwhile: there is nothing left to watch")
+
+
+def _there(store: Store) -> bool:
+    """Whether the results folder is. A bucket has none, but names of files that begin with it."""
+    if store.folder.bucket:
+        return any(store.folder.names(each) for each in ("", "trials", "failed"))
+    try:
+        os.stat(store.folder.uri)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _check_there(store: Store) -> None:
+    """Raises UserError where the results folder is not there: a page of it would be one of a name that is mistyped."""
+    if not _there(store):
+        raise UserError(f"The results folder {store.folder} does not exist. Give with --results the one of run.py.")
+
+
+def _check_table(store: Store, table: str) -> None:
+    """Raises UserError for a table that is not there, and for one whose file is damaged."""
+    if table not in (known := catalogue.there(store)):
+        if f"{table}.parquet" in store.table_files():
+            store.definitions(table)  # says what is damaged
+        raise UserError(configs.unknown("table", table, known))
 
 
 def words(store: Store, format: str, table: str | None = None) -> str:
@@ -101,8 +139,9 @@ def figures(store: Store, place: Path, table: str | None = None) -> Iterator[str
     with _the_extra():
         from ablations.page import charts
 
+    stages = _stages(store, table)
     place.mkdir(parents=True, exist_ok=True)
-    for stage in _stages(store, table):
+    for stage in stages:
         for shown in stage.tables:
             for name, chart in charts.of(shown):
                 file = place / f"{stage.slug}_{shown.table.name}_{name}"
@@ -112,7 +151,10 @@ def figures(store: Store, place: Path, table: str | None = None) -> Iterator[str
 
 
 def _stages(store: Store, table: str | None) -> list[Stage]:
-    """Each stage with its tables; with `table`, with that alone. Raises UserError where there are none."""
+    """Each stage with its tables; with `table`, with that alone. Says what is missing of them.
+
+    Raises UserError where there are none.
+    """
     with _the_extra():
         from ablations.page import evidence
 
@@ -122,8 +164,12 @@ def _stages(store: Store, table: str | None) -> list[Stage]:
         for stage in found.stages
         if (its := [shown for shown in stage.tables if table in (None, shown.table.name)])
     ]
+    missing = list(dict.fromkeys(found.missing(table)))
+    for note in missing:
+        say(note, error=True)
     if not stages:
-        raise UserError(f"{store.folder} has no results{f' of table {table}' if table else ''}.")
+        what = f"{f' of table {table}' if table else ''}{' that can be shown: see above' if missing else ''}"
+        raise UserError(f"{store.folder} has no results{what}.")
     return stages
 
 

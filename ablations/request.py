@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablations import asked as named
 from ablations import options, planning
-from ablations.options import FIELDS_ELSEWHERE, MOST_SEEDS, assignment
+from ablations.options import MOST_SEEDS, assignment
 from ablations.table import Encoders, Table, Trial, UserError
 from simsiam import config as configs
 from simsiam.config import Runtime
@@ -140,9 +140,9 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
     if args.rerun == "unkept" and not args.keep_checkpoints:
         raise UserError("--rerun unkept is for --keep-checkpoints, and would keep none without it. Add that.")
     if not args.checkpoint_seconds >= 0:
-        raise UserError(f"--checkpoint-seconds must be at least 0. Got {args.checkpoint_seconds:g} instead.")
+        raise UserError(f"--checkpoint-seconds must be a number at least 0. Got {args.checkpoint_seconds:g} instead.")
     if args.price is not None and not 0 <= args.price < math.inf:
-        raise UserError(f"--price must be at least 0. Got {args.price:g} instead.")
+        raise UserError(f"--price must be a finite number at least 0. Got {args.price:g} instead.")
     if args.time_limit is not None and not _END_SECONDS / 60 < args.time_limit <= _LONGEST:
         raise UserError(
             f"--time-limit must be above {_END_SECONDS / 60:g} minutes, the time that the tables take at the end, and "
@@ -156,17 +156,25 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
     if args.table == "all":
         asked = [table for table in asked if table.detects == (its.layout == "voc")]
     asked = named.with_encoder(named.with_grid(asked, args, data=its.name, overrides=changed), args)
-    rows = None if args.rows is None else [name.strip() for name in args.rows.split(",")]
+    _check_the_claims(args, asked)
     return Request(
         tables=asked,
         recipe=args.recipe,
         source=its,
         overrides=changed,
-        rows=named.rows(rows, asked),
+        rows=named.rows(args, asked),
         args=args,
         encoders=encoders,
         until=None if args.time_limit is None else begun + 60 * args.time_limit - _END_SECONDS,
     )
+
+
+def _check_the_claims(args: argparse.Namespace, tables: list[Table]) -> None:
+    """Raises UserError where claims are to be judged, and there are none; a grid's differences are decided, too."""
+    option = "--claims" if args.claims else "--seeds-until-decided"
+    asked = args.claims or args.seeds_until_decided is not None
+    if asked and not any(table.claims or (table.axes and not table.tuned) for table in tables):
+        raise UserError(f"{option} is for tables with claims. Got --table {args.table}, which has none: use --seeds N.")
 
 
 def _check_the_plan(args: argparse.Namespace) -> None:
@@ -229,10 +237,17 @@ def _override(text: str) -> tuple[str, Any]:
     try:
         return name, configs.parse(name, value)
     except ValueError as error:
-        field = FIELDS_ELSEWHERE.get(name, name)
-        hint = f" Here it is {field}." if field != name else ""
-        hint += f" Several values are --grid {field}={value}." if "," in value and field in configs.FIELDS else ""
+        hint = f" Several values are --grid {text}." if _are_several(name, value) else ""
         raise UserError(f"--set {text}: {error}{hint}") from None
+
+
+def _are_several(name: str, text: str) -> bool:
+    """Whether the text is several values of a field, as --grid takes them."""
+    try:
+        found = [configs.parse(name, each.strip()) for each in text.split(",")]
+    except ValueError:
+        return False
+    return len(set(found)) == len(found) > 1
 
 
 def source(args: argparse.Namespace) -> Source:
@@ -247,7 +262,10 @@ def source(args: argparse.Namespace) -> Source:
         raise UserError(f"--test-fraction must be above 0 and below 1. Got {fraction:g} instead.")
     if not 1 <= pixels <= _MOST_PIXELS:
         raise UserError(f"--max-pixels must be 1 to {_MOST_PIXELS}, which Pillow opens. Got {pixels} instead.")
+    if args.data == "":
+        raise UserError("--data is empty. Name a folder, a bucket or public data, or leave it out.")
     path = args.data or (None if args.recipe == "digits" else os.environ.get("SIMSIAM_DATA")) or DATA.get(args.recipe)
+    path = None if path is None else os.path.expanduser(path)  # the shell leaves the ~ of --data=~/pictures as it is
     try:
         if path is not None and is_public(path):
             if Path(path).exists():

@@ -69,7 +69,9 @@ def _tell(args: argparse.Namespace) -> int:
     if args.fields:
         say(listing.fields(args.recipe, requests.overrides(args.set)))
         return 0
-    text, wrong = listing.listing(Store.at(files.results_place(args.results)))
+    store = Store.at(files.results_place(args.results))
+    store.folder.check_readable()
+    text, wrong = listing.listing(store)
     say(text)
     for each in wrong:
         say(f"error: {each}", error=True)
@@ -116,7 +118,7 @@ def _run(args: argparse.Namespace) -> int:
     _check_tables(request, first, store)
     encoders.keep(store)
     verdicts, ended, left = _train(request, looks, store)
-    return _conclude(request, request.trials(looks[-1]), verdicts, store, ended, left)
+    return _conclude(request, looks[-1], verdicts, store, ended, left)
 
 
 def _how_long(request: Request, todo: dict[str, Trial], store: Store) -> str:
@@ -142,7 +144,7 @@ def _how_long(request: Request, todo: dict[str, Trial], store: Store) -> str:
         from ablations import machines
 
         at_once = machines.at_once(args.cluster, request.runtime), args.cluster
-    return printed_plan.how_long(times, workers=args.workers, price=args.price, at_once=at_once)
+    return printed_plan.how_long(times, workers=args.workers, price=args.price, at_once=at_once, here=not args.device)
 
 
 def _check_tables(request: Request, trials: list[Trial], store: Store) -> None:
@@ -152,7 +154,7 @@ def _check_tables(request: Request, trials: list[Trial], store: Store) -> None:
     for table in request.tables:
         catalogue.check_that_it_is_free(table, store)
         if request.rows is None:
-            grid.check_that_axes_act(table, trials)
+            grid.check_that_axes_act(table, trials, request.args.table)
 
 
 def _encoders(args: argparse.Namespace, store: Store) -> Encoders:
@@ -303,7 +305,7 @@ def _launcher(args: argparse.Namespace) -> Callable[..., list[Trial]]:
 
 def _conclude(
     request: Request,
-    trials: list[Trial],
+    seeds: Sequence[int],
     verdicts: list[tuple[Table, Verdict]],
     store: Store,
     ended: set[str],
@@ -312,8 +314,10 @@ def _conclude(
     """Print the tables, the verdicts and the place of the results -> the exit code, by what this command asked for."""
     from ablations import printed, printed_grid
 
+    trials = request.trials(seeds)
     for table in request.tables:
-        lines = _lines(trials, table, store)
+        # A tuned table judges its claims itself: as any others, by what there is of all rows.
+        lines = _lines(request.every_row(seeds) if table.tuned else trials, table, store)
         grid = table.axes and printed_grid.results(table, lines, short=_short(trials, table, left))
         say("\n" + (grid or printed.results(table, lines)))
     if verdicts and request.judges and not request.tables[0].tuned:

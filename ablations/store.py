@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ablations import definition, provenance
 from ablations import lines as lines_of
@@ -38,6 +39,8 @@ from simsiam.methods import METHODS
 
 T = TypeVar("T")
 _DAMAGED = pa.ArrowException, OSError, ValueError, LookupError  # what reading a damaged file raises
+_LEAST = ("table", "row", "seed", "recipe", "overrides", "data", "fingerprint", "outcome")  # columns of any table
+_MADE_BY = ["fingerprint", "method", "sources"]
 KINDS = "curves", "pictures", "trials"  # of a finished trial's files: that which says that it is done is the last
 _AT_ONCE = 16  # files read at the same time: a bucket answers each after some hundredths of a second
 
@@ -205,8 +208,8 @@ class Store:
         return result
 
     def table(self, name: str, columns: list[str] | None = None) -> list[Result]:
-        """The lines of results/<table>.parquet, with `columns` those alone; none if it is not there."""
-        return self._read(f"{name}.parquet", columns) or []
+        """The lines of results/<table>.parquet, with `columns` those alone; none if there is none. Raises UserError."""
+        return self._lines(f"{name}.parquet", self.folder.read(f"{name}.parquet"), columns)
 
     def definitions(self, name: str) -> definition.Definitions:
         """What results/<table>.parquet carries of its table; nothing of a table in ablations/tables."""
@@ -249,7 +252,7 @@ class Store:
         self, name: str, members: list[Trial], results: dict[str, Result | None], stamps: Mapping[str, Any]
     ) -> None:
         before = self.folder.read(f"{name}.parquet")
-        lines = {lines_of.key(line): line for line in self._of(f"{name}.parquet", before, decoded) or []}
+        lines = {lines_of.key(line): line for line in self._lines(f"{name}.parquet", before)}
         its = {} if before is None else stamps_in(before)
         carried = definition.among({} if before is None else definitions_in(before), members)
         for trial in members:
@@ -259,19 +262,21 @@ class Store:
                 lines[lines_of.key(line)] = line | {"looks": max(earlier, line["looks"])}
                 its[trial.fingerprint] = stamps.get(trial.fingerprint)
         place = definition.order(carried, members[0].table)
-        ordered = sorted(
-            lines.values(),
-            key=lambda line: (
-                line["recipe"],
-                line["overrides"],
-                line["data"],
-                place(line["recipe"], line["overrides"], line["row"]),
-                line.get("encoder_from") or "",
-                line["seed"],
-            ),
-        )
-        if ordered:
+
+        def order(line: Result) -> tuple[Any, ...]:
+            kind = line["recipe"], line["overrides"]
+            return *kind, line["data"], place(*kind, line["row"]), line.get("encoder_from") or "", line["seed"]
+
+        if ordered := sorted(lines.values(), key=order):
             self.folder.write(f"{name}.parquet", encoded(COLUMNS, ordered, its, carried))
+
+    def _lines(self, name: str, content: bytes | None, columns: list[str] | None = None) -> list[Result]:
+        """The lines of a table's file of that name with that content."""
+        there = self._of(name, content, lambda content: pq.read_schema(pa.BufferReader(content)).names)
+        if missing := [column for column in _LEAST if there is not None and column not in there]:
+            lacks = ", ".join(missing)
+            raise UserError(f"{self.folder}/{name} is no table of results: it lacks {lacks}. Move it away.")
+        return self._of(name, content, lambda content: decoded(content, columns)) or []
 
     def _stale(self, fingerprint: str) -> bool | None:
         """Whether a result is of other sources than these; None if it is not there."""
@@ -298,8 +303,17 @@ class Store:
         try:
             return read(content)
         except _DAMAGED as error:
-            again = "what it held is made again" if "/" in name else "the commands of its lines make them again"
-            raise UserError(f"{self.folder}/{name} is damaged ({error}). Remove it; {again}.") from None
+            raise UserError(f"{self.folder}/{name} is damaged ({error}). {self._remedy(name)}.") from None
+
+    def _remedy(self, name: str) -> str:
+        """What makes a damaged file again: of a trial that is done, nothing is made again by itself."""
+        folder, _, file = name.rpartition("/")
+        if folder not in ("curves", "pictures"):
+            return f"Remove it; {'what it held is' if folder else 'its lines are'} made again by the same commands"
+        result = f"trials/{file}"
+        if self.folder.exists(result):
+            return f"Remove it and {result}; the same command trains it again"
+        return "Remove it, or fetch it again"
 
 
 def _trial(fingerprint: str) -> str:
@@ -331,6 +345,3 @@ def _each(function: Callable[[str], T], names: Iterable[str]) -> dict[str, T]:
     names = list(names)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return dict(zip(names, pool.map(function, names), strict=True))
-
-
-_MADE_BY = ["fingerprint", "method", "sources"]

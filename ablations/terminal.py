@@ -15,9 +15,35 @@ def say(text: str, *, error: bool = False) -> None:
     """Print lines, if that is possible."""
     stream = sys.stderr if error else sys.stdout
     try:
-        print("\n".join(shown(line) for line in text.split("\n")), file=stream, flush=True)
-    except (OSError, ValueError):  # the reader of a pipe has gone, the terminal is closed
+        _print(text, stream)
+    except (OSError, ValueError):
         _silence(stream)
+
+
+def answer(text: str) -> bool:
+    """Print what a command was asked for -> whether somebody still reads it.
+
+    Raises OSError where it is lost otherwise, as on a disk that is full.
+    """
+    try:
+        _print(text, sys.stdout)
+    except (OSError, ValueError) as error:
+        _silence(sys.stdout)
+        if isinstance(error, OSError) and error.errno not in _GONE:
+            raise
+        return False
+    return True
+
+
+def _print(text: str, stream: IO[str]) -> None:
+    print("\n".join(shown(line) for line in text.split("\n")), file=stream, flush=True)
+
+
+def is_terminal() -> bool:
+    """Whether standard output is one; a process may have none at all."""
+    with contextlib.suppress(ValueError):  # closed
+        return sys.stdout is not None and sys.stdout.isatty()
+    return False
 
 
 def shown(line: str) -> str:
@@ -25,6 +51,8 @@ def shown(line: str) -> str:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return printable(line).encode(encoding, "backslashreplace").decode(encoding)
 
+
+_GONE = {errno.EPIPE, errno.EIO, errno.EBADF}  # the reader of a pipe, the terminal, the stream itself
 
 _REMEDIES = {
     errno.ENOSPC: "Make room there, or name another folder",

@@ -15,9 +15,6 @@ from simsiam.recipes import RECIPES
 
 Lines = Sequence[Mapping[Any, Any]]
 
-KEY = ["row", "recipe", "overrides", "data", "seed", "fingerprint"]
-NEEDED = [*KEY, "encoder_from", "encoder", "backbone", "stem", "width"]  # with what a row starts from
-
 _ENOUGH = 1 << 40  # training pictures: whether there are too few changes no Config
 
 
@@ -89,7 +86,7 @@ def _starts(lines: Lines) -> Encoders:
 
     def start(kind: str, fields: Mapping[str, Any]) -> Encoder:
         line = by_seed.get(fields["seed"], lines[0])
-        network = {name: line[name] for name in ("backbone", "stem", "width")}
+        network = {name: line.get(name) for name in ("backbone", "stem", "width")}
         return Encoder(digest=line.get("encoder") or UNKNOWN, network=network, origin=line.get("encoder_from") or "")
 
     return start

@@ -52,7 +52,7 @@ class Interval:
 
     def text(self, digits: int = 1, sign: str = "") -> str:
         half = f" ± {self.half:.{digits}f}" if math.isfinite(self.half) else ""
-        return f"{self.mean:{sign}.{digits}f}{half}"
+        return f"{self.mean:{sign}z.{digits}f}{half}"
 
 
 @dataclass(frozen=True)
@@ -289,9 +289,10 @@ def paired(one: Mapping[int, Line], other: Mapping[int, Line], name: str = METRI
 
 
 def _room(baseline: Mapping[int, Line]) -> float:
-    """What training gives the baseline over the untrained network, points of the metric."""
-    gains = [line[METRIC] - line[UNTRAINED] for line in baseline.values() if number(line[METRIC])]
-    return statistics.fmean(gains)
+    """What training gives the baseline over the untrained network, points of the metric; files of before lack it."""
+    lines = baseline.values()
+    gains = [line[METRIC] - line[UNTRAINED] for line in lines if number(line[METRIC]) and number(line.get(UNTRAINED))]
+    return statistics.fmean(gains) if gains else math.inf
 
 
 def number(value: float | None) -> TypeGuard[float]:

@@ -155,6 +155,21 @@ def test_rows_share_the_error_rate_and_name_what_is_the_same_training() -> None:
     assert both[0].difference.half > alone.difference.half
 
 
+def test_what_is_printed_counts_trainings_and_says_what_holds_together() -> None:
+    one = [{**line, "table": table} for table in ("stop_gradient", "predictor") for line in lines(list(ONE))]
+    alone = [{**line, "row": "alone|b", "fingerprint": f"alone{line['seed']}"} for line in lines(list(ONE))]
+    told = printed.agreement(agreement.rows(one + alone, one + alone), [])
+    assert "3 rows: 3 agree." in told
+    assert (
+        "One training a seed, since their settings come to the same here: stop_gradient: with, predictor: with." in told
+    )
+    assert "Each mean is at 95 % by itself." in told
+    assert r"| stop_gradient: alone\|b |" in told
+    assert "One training" not in printed.agreement(agreement.rows(alone, alone), [])
+    others = [{**line, "fingerprint": line["table"] + line["fingerprint"]} for line in one]
+    assert "One training" in printed.agreement(agreement.rows(others, one), [])  # in one of both
+
+
 def published(place: Path, knn: dict[str, list[float]], first_seed: int = 0) -> Path:
     """A results folder of stop_gradient: row -> kNN by seed; below 50 is collapsed."""
     store = Store.at(place)

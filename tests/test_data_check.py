@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import hflip
 
 from ablations import data_check, run
+from ablations.table import UserError
 from simsiam import data
 
 PLAIN = dict(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0, flip_p=1.0, crop_min_area=1.0)
@@ -51,6 +52,11 @@ def test_the_sheet_has_the_pictures_and_their_views(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_parquet(tmp_path / f"{split}.parquet", range(40))
     config = run.planning.recipe("flowers", data.locate(tmp_path).name, {**PLAIN, "image_size": 8})
+    precious = tmp_path / "my.parquet"
+    precious.write_text("precious")
+    with pytest.raises(UserError, match=r"ends in \.png, as views\.png\. Got .*my\.parquet"):
+        data_check.sheet(data.locate(tmp_path), config, precious)
+    assert precious.read_text() == "precious"
     data_check.sheet(data.locate(tmp_path), config, tmp_path / "views.png")
     drawn = np.asarray(Image.open(tmp_path / "views.png"))
     assert drawn.shape == (4 * 128, 9 * 128, 3)

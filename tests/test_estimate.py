@@ -132,6 +132,7 @@ def test_trials_on_the_same_device_come_before_benchmarks(tmp_path: Path, monkey
             "Price of these 2: 6.00, at 3 an hour of a CPU or GPU.",
         ),
         (Times((), 3, " on a K"), {}, "Time: unknown on a K. A first training of each kind tells."),
+        (Times((), 3, " on a K"), {"here": False}, "Time: unknown on a K. --plan --probe on such a machine tells."),
         (Times((), 3), {"price": 3.0}, "Time: unknown. A first training of each kind tells, or --plan --probe."),
     ],
 )

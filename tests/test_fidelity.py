@@ -80,6 +80,34 @@ def test_noise_widens_the_interval_and_lowers_what_halves_reach() -> None:
     assert found.halves < 0.9
 
 
+@pytest.mark.parametrize("n", [4, 5])
+def test_halves_are_all_splits_of_few_seeds(n: int) -> None:
+    noisy = {row: [90 + i / 2 + (seed * 7 + i * 3) % 5 for seed in range(n)] for i, row in enumerate("abcde")}
+
+    def mean(row: str, half: tuple[int, ...]) -> float:
+        return sum(noisy[row][seed] for seed in half) / len(half)
+
+    def split(half: tuple[int, ...]) -> float:
+        rest = tuple(set(range(n)) - {*half})
+        return counted([mean(row, half) for row in noisy], [mean(row, rest) for row in noisy])
+
+    each = [split(half) for half in itertools.combinations(range(n), n // 2)]
+    found = fidelity.between(lines(noisy), lines(noisy), (25, 100))
+    assert found is not None
+    assert found.halves == pytest.approx(sum(each) / len(each), abs=1e-12)
+
+
+def test_of_very_many_splits_as_many_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = {row: [90 + i / 2 + (seed * 7 + i * 3) % 5 for seed in range(10)] for i, row in enumerate("abcde")}
+    exact = fidelity.between(lines(noisy), lines(noisy), (25, 100))
+    monkeypatch.setattr(fidelity, "_SPLITS", 200)  # there are 252
+    drawn = fidelity.between(lines(noisy), lines(noisy), (25, 100))
+    assert exact is not None
+    assert drawn is not None
+    assert exact.halves != drawn.halves
+    assert drawn.halves == pytest.approx(exact.halves, abs=0.05)
+
+
 def test_of_two_seeds_there_is_no_interval() -> None:
     two = {row: seeds[:2] for row, seeds in LONG.items()}
     found = fidelity.between(lines(two), lines(two), (25, 100))

@@ -77,6 +77,7 @@ def test_a_combination_that_breaks_a_rule_is_infeasible_with_the_rule() -> None:
         (["--grid", "base_lr=0.1"], "is one value. Give several, or use --set base_lr=0.1."),
         (["--grid", "base_lr=0.1,0.10"], "0.1 is there twice"),
         (["--grid", "bas_lr=0.1,0.2"], "Did you mean 'base_lr'?"),
+        (["--grid", "lr=0.1,0.2"], "Here it is base_lr."),
         (["--grid", "base_lr=0.1,x"], "must be a number above 0. Got 'x' instead."),
         (["--grid", "seed=0,1"], "use --seeds"),
         (["--grid", "data=a,b"], "use --data"),
@@ -103,17 +104,29 @@ def test_what_is_no_grid_is_refused_in_a_line(
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "said"),
     [
-        ["--table", "batch_norm", "--grid", "batch_norm=none,all"],  # each row has its own
-        ["--grid", "temperature=0.1,0.2"],  # which SimSiam has none of
+        (  # each row has its own
+            ["--table", "predictor", "--grid", "predictor=mlp,none"],
+            "--grid predictor=mlp,none: predictor changes no row of table predictor: each has a value of its own, ",
+        ),
+        (
+            ["--table", "batch_norm", "--tune", "batch_norm=none,all"],
+            "--tune batch_norm=none,all: batch_norm changes no row of table batch_norm: ",
+        ),
+        (  # which SimSiam has none of
+            ["--grid", "temperature=0.1,0.2"],
+            "--grid temperature=0.1,0.2: temperature changes no training of recipe digits: ",
+        ),
     ],
 )
 def test_an_axis_that_changes_nothing_is_refused(
-    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.main([*arguments, "--plan", "--results", str(tmp_path)]) == 2
-    assert "changes no row of" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert said in message
+    assert "Leave it out, or vary another field." in message
 
 
 def test_an_axis_that_acts_at_one_value_of_another_is_one(tmp_path: Path) -> None:
@@ -294,6 +307,15 @@ def test_rows_of_a_table_are_named_as_the_tables(option: str, rows: int) -> None
     assert len(names) == rows
     assert {"none base_lr=0.1", "frozen base_lr=0.2"} < set(names)
     assert not any(name.startswith("constant_lr") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("rows", "ran"),
+    [("baseline", ["baseline"]), ("base_lr=0.2", ["baseline", "base_lr=0.2"]), (" base_lr=0.1 ,baseline", None)],
+)
+def test_a_point_of_a_recipes_grid_is_a_row_of_its_own(rows: str, ran: list[str] | None) -> None:
+    read = request.read(options.parser().parse_args(["--grid", "base_lr=0.1,0.2", "--rows", rows]))
+    assert [trial.row.name for trial in read.trials((0,))] == (ran or ["baseline", "base_lr=0.1"])
 
 
 def test_a_row_that_is_a_function_goes_on_with_what_set_changes() -> None:

@@ -129,12 +129,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     published(tmp_path, {"with": list(ONE), "without": [20.0, 22, 21, 19, 20]})
     (curve, *_) = (tmp_path / "curves").iterdir()
     curve.unlink()
-    (tmp_path / "unheard_of.parquet").write_bytes(b"of a newer version")
+    shutil.copy(tmp_path / "stop_gradient.parquet", tmp_path / "unheard_of.parquet")
+    (tmp_path / "grid_dim.parquet").write_bytes(b"damaged")
     (tmp_path / "predictor.parquet").write_bytes(b"damaged")
     text = page(tmp_path).text
     assert "No curve is kept of 1 of 10 trainings." in text
     assert "unheard_of.parquet is of no table" in text
     assert "predictor.parquet is damaged" in text
+    assert "grid_dim.parquet is damaged" in text
 
 
 def test_one_seed_a_failed_row_and_an_infeasible_one(tmp_path: Path) -> None:
@@ -148,6 +150,7 @@ def test_one_seed_a_failed_row_and_an_infeasible_one(tmp_path: Path) -> None:
     assert rows["128"][3] == "90.0"  # no interval of one seed
     assert "failed" in rows["256"]
     assert "infeasible" in rows["4096"]
+    assert [rows[name][2] for name in ("128", "256", "4096")] == ["1", "0", "0"]
     assert "256: out of luck" in found.text
     assert "4096: batch_size must be at most" in found.text
     claims = {cells[1]: cells[2] for cells in found.cells if len(cells) == 3}

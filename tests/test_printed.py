@@ -119,7 +119,7 @@ def test_the_baseline_is_marked_and_the_price_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prices", "text"), [([0.5, 0.25], "0.75"), ([None, 12], "12.00"), ([1.234e-4], "0.00012"), ([], "0")]
+    ("prices", "text"), [([0.5, 0.25], "0.75"), ([None, 12], "12.00 (1 of 2)"), ([1.234e-4], "0.00012"), ([], "-")]
 )
 def test_prices_have_two_digits_that_count(prices: list[float | None], text: str) -> None:
     assert printed.price(prices) == text

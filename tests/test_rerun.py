@@ -130,9 +130,11 @@ def finish_and_keep(store: Store, trial: Any) -> None:
 def test_an_old_failure_of_a_seed_that_is_not_asked_for_is_no_failure_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = tmp_path / "unjudged.py"  # no claim is undecided after the first look
-    its = "name='unjudged', title='t', section='s', varies=(), rows=(Row(name='as it is', changes={}),)"
-    table.write_text(f"from ablations.table import Row, Table\nTABLE = Table({its})\n")
+    table = tmp_path / "decided.py"  # no claim is undecided after the first look
+    its = "name='decided', title='t', section='s', varies=('momentum',)"
+    its += ", rows=(Row(name='as it is', changes={}), Row(name='other', changes={'momentum': 0.8}))"
+    its += ", claims=(Claim(WITHIN, ('as it is', 'other'), section='s', margin=99.0),)"
+    table.write_text(f"from ablations.table import WITHIN, Claim, Row, Table\nTABLE = Table({its})\n")
     command = ["--table", str(table), "--launcher", "local", *tiny.OVERRIDES, "--results", str(tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr(trials, "run", lambda *_, **__: 1 / 0)

@@ -147,7 +147,8 @@ def test_the_first_seed_without_overrides_is_a_rows_and_a_broken_file_of_another
         store.rebuild(trials)
     (tmp_path / "predictor.parquet").write_bytes(b"xx")
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "mine.parquet")
-    told = results.diff("stop_gradient/with", "stop_gradient/without/1", root=tmp_path)
+    with pytest.warns(UserWarning, match=r"predictor\.parquet is damaged"):
+        told = results.diff("stop_gradient/with", "stop_gradient/without/1", root=tmp_path)
     assert "stop_gradient/with seed 3 | stop_gradient/without seed 1" in told
     (tmp_path / "predictor.parquet").unlink()
     with pytest.raises(UserError, match=r"Recipes there: digits\. Tables there: stop_gradient\.$"):
@@ -257,7 +258,7 @@ def test_a_place_that_the_system_refuses_is_an_error_in_one_line(tmp_path: Path,
     (tmp_path / "file").write_text("")
     kept(Store.at(tmp_path / "results"))
     there = ["--results", str(tmp_path / "results")]
-    assert results_main.main(["claims", "--results", str(tmp_path / "file")]) == 1
+    assert results_main.main(["claims", "--results", str(tmp_path / "file")]) == 2
     assert report.main([*there, "--figures", str(tmp_path / "file")]) == 1
     assert report.main(["--results", str(tmp_path / "file" / "x")]) == 1
     lines = capsys.readouterr().err.splitlines()

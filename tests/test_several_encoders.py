@@ -83,6 +83,8 @@ def test_a_row_kept_of_several_is_no_encoder_to_start_from(folder: Path) -> None
     refused = "has several kinds of results.*" + "; ".join(rf"{of[name]} \(digits, digits@0, {name}\)" for name in "AB")
     with pytest.raises(UserError, match=refused):
         encoders.of_trials("transfer/fine_tuned", store)
+    with pytest.raises(UserError, match=r"cannot be used: it is empty\. Remove it, and train the trial again"):
+        encoders.weights(tuned[0]["fingerprint"], store)
 
 
 def test_torchvisions_weights_are_no_other_encoder() -> None:

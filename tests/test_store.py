@@ -187,6 +187,25 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         store.trial(trial.fingerprint)
 
 
+def test_a_damaged_curve_comes_with_what_makes_it_again(tmp_path: Path) -> None:
+    store, (trial, _) = Store.at(tmp_path), plan()
+    name = trial.fingerprint
+    for kind in ("curves", "pictures"):
+        store.write(a_result(trial.config) | {"pictures": []}, [{"epoch": 1}])
+        file = tmp_path / kind / f"{name}.parquet"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+        read = {"curves": store.curve, "pictures": store.pictures}[kind]
+        with pytest.raises(UserError, match=f"Remove it and trials/{name}.parquet; the same command trains it again"):
+            read(name)
+        file.unlink()
+        (tmp_path / f"trials/{name}.parquet").unlink()
+        assert store.state(name) == "to run"
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match="Remove it, or fetch it again"):
+        store.pictures(name)
+
+
 def test_a_damaged_table_hides_no_state(tmp_path: Path) -> None:
     store, trials = Store.at(tmp_path), plan()
     finish(store, trials)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -124,3 +125,24 @@ def test_help_of_a_job_is_run_pys_and_submits_nothing() -> None:
     out = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PATH": ""}).stdout
     assert out.startswith("usage: ablations/submit.py")
     assert "--seeds-until-decided" in out
+
+
+def test_a_run_without_any_standard_output_trains(tmp_path: Path) -> None:
+    command = shlex.join([*TABLE, *tiny.OVERRIDES, "--rows", "with", "--results", str(tmp_path)])
+    assert subprocess.run(f"{command} >&-", shell=True, capture_output=True).returncode == 0
+    assert (tmp_path / "stop_gradient.parquet").exists()
+
+
+def test_an_answer_that_a_full_disk_loses_is_an_error_and_one_that_nobody_reads_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(OSError, match="No space left"):
+            terminal.answer("x")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert not terminal.answer("x")
+        assert terminal.answer("x")  # into nothing

@@ -268,3 +268,7 @@ def test_a_large_difference_is_found_and_all_claims_of_a_table_share_the_error()
     assert alone.shows is not None
     assert among_ten.shows is not None
     assert among_ten.shows / alone.shows == pytest.approx(stats.t.ppf(1 - 0.0025, 3) / stats.t.ppf(1 - 0.025, 3))
+
+
+def test_no_difference_has_no_sign_of_minus() -> None:
+    assert verdict.Interval(-1e-9, 1.0, 3).text(2, "+") == "+0.00 ± 1.00"

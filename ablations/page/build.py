@@ -23,7 +23,7 @@ from ablations.lines import grouped
 from ablations.page import charts, paper
 from ablations.page.evidence import Evidence, Shown, Stage, fidelities
 from ablations.page.paper import mean_text
-from ablations.printed import judged, numbers, outcomes, price, took
+from ablations.printed import judged, numbers, outcomes, plural, price, took
 from ablations.store import Store
 from ablations.table import Claim
 from ablations.verdict import METRIC, number
@@ -55,7 +55,7 @@ def page(evidence: Evidence, store: Store) -> str:
         title="Which part of SimSiam matters",
         place=evidence.place,
         made=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        notes=evidence.notes,
+        notes=[note.text for note in evidence.notes],
         stages=stages,
         claims=list(_claims(evidence.stages)),
         fidelity=_fidelity(evidence.stages),
@@ -148,7 +148,7 @@ def _table(name: str, shown: Shown) -> dict[str, Any]:
         "id": name,
         "title": shown.table.title,
         "section": shown.table.section,
-        "notes": shown.notes,
+        "notes": [*shown.missing, *shown.notes],
         "headings": headings,
         "rows": rows,
         "messages": list(messages),
@@ -182,7 +182,7 @@ def _rows(name: str, shown: Shown) -> tuple[list[str], list[dict[str, Any]]]:
         texts = ["-" if row.paper is None else f"{row.paper:.1f}"]
         if referred:
             texts.append("-" if lines[0]["reference"] is None else f"{lines[0]['reference']:.1f}")
-        texts += [str(len(lines)), *(mean_text(shown.mean(row, each.name), each.digits) for each in its)]
+        texts += [str(len(shown.ran(row))), *(mean_text(shown.mean(row, each.name), each.digits) for each in its)]
         cells = [{"text": text, "number": True} for text in texts]
         ended = outcomes(lines) + (", stale" if shown.stale(row) else "")
         cells.append({"text": ended, "number": False})
@@ -244,9 +244,9 @@ def _made(shown: Shown) -> Iterator[tuple[str, str]]:
             yield title, ", ".join(values)
     ended = sorted(line["ended"] for line in shown.lines if line["ended"] is not None)
     if ended:
-        yield "ended", f"{ended[0]:%Y-%m-%d} to {ended[-1]:%Y-%m-%d}"
+        yield "ended", " to ".join(dict.fromkeys(f"{each:%Y-%m-%d}" for each in (ended[0], ended[-1])))
     seconds = {line["fingerprint"]: line["device_seconds"] for line in shown.lines if number(line["device_seconds"])}
-    yield "device time", f"{duration(sum(seconds.values()))} over {len(seconds)} trainings"
+    yield "device time", f"{duration(sum(seconds.values()))} over {plural(len(seconds), 'training')}"
 
 
 def _seen(shown: Shown, store: Store) -> dict[str, Any] | None:

@@ -223,7 +223,7 @@ def spectrum(shown: Shown) -> Any:
     lines = [
         {"row": row.name, "i": i + 1, "value": round(value, 6)}
         for row in shown.rows
-        for line in shown.of(row)[:1]
+        for line in shown.ran(row)[:1]
         for i, value in enumerate(line["z_singular_values"] or ())
         if value > 1e-6
     ]

@@ -10,13 +10,14 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ablations import catalogue, fidelity, provenance, todays, tuned, verdict
 from ablations import lines as lines_of
 from ablations.columns import COLUMNS, Result
 from ablations.definition import Definitions
 from ablations.fidelity import Fidelity
-from ablations.printed import beside, same_trainings
+from ablations.printed import beside, in_no_mean, plural, same_trainings
 from ablations.store import Store
 from ablations.table import Row, Table, UserError
 from ablations.verdict import NO_RUN, Interval, Verdict
@@ -33,13 +34,15 @@ class Shown:
 
     Args:
         curves: fingerprint -> curve, of the trials that have one.
-        notes: what is not shown and why, a sentence each.
+        missing: what is not shown and why, a sentence each.
+        notes: what is said of that which is.
     """
 
     table: Table
     lines: Sequence[Result]
     verdicts: Sequence[Verdict]
     curves: Mapping[str, Sequence[Result]]
+    missing: Sequence[str] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -50,6 +53,10 @@ class Shown:
     def of(self, row: Row) -> list[Result]:
         """The lines of a row, by seed."""
         return self._by_row.get(row.name, [])
+
+    def ran(self, row: Row) -> list[Result]:
+        """Those of them that have run, which are a row's seeds here as they are a claim's: a diverged one has."""
+        return [line for line in self.of(row) if line["outcome"] not in NO_RUN]
 
     @functools.cached_property
     def _by_row(self) -> dict[str, list[Result]]:
@@ -92,18 +99,34 @@ class Stage:
         return re.sub(r"[^\w.=-]+", "_", f"{self.recipe} {self.overrides} {self.apart} {self.origin}".strip())
 
 
+class Note(NamedTuple):
+    """Why nothing is shown of a table, or of a stage of it, in a sentence."""
+
+    table: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """All that is shown of a results folder; `notes` are of files that cannot be."""
+    """All that is shown of a results folder; `notes` are of what cannot be."""
 
     place: str
     stages: Sequence[Stage]
-    notes: Sequence[str]
+    notes: Sequence[Note]
+
+    def missing(self, table: str | None = None) -> list[str]:
+        """What is not shown of this table, or of all, and why, a sentence each."""
+        found = [note.text for note in self.notes if table in (None, note.table)]
+        for stage in self.stages:
+            for shown in stage.tables:
+                if table in (None, shown.table.name):
+                    found += [f"{stage.name}, {shown.table.name}: {text}" for text in shown.missing]
+        return found
 
 
 def read(store: Store) -> Evidence:
     """The stages of a results folder, that with the most results first. What cannot be read becomes a note."""
-    notes: list[str] = []
+    notes: list[Note] = []
     found: dict[_Key, list[Shown]] = {}
     known = catalogue.there(store)
     for name in known:
@@ -111,13 +134,18 @@ def read(store: Store) -> Evidence:
             lines = [{**dict.fromkeys(COLUMNS), **line} for line in store.table(name)]  # files of before lack some
             definitions = store.definitions(name)
         except UserError as error:
-            notes.append(str(error))
+            notes.append(Note(name, str(error)))
             continue
         for key, its in _by_stage(lines).items():
-            if shown := _shown(name, its, definitions, store):
-                found.setdefault(key, []).append(shown)
-    unknown = sorted(file for file in store.table_files() if file.removesuffix(".parquet") not in known)
-    notes += [f"{file} is of no table that this version knows." for file in unknown]
+            today, missing = _today(name, its, definitions)
+            if today:
+                found.setdefault(key, []).append(_shown(name, today, definitions, store, missing))
+            else:
+                recipe, overrides, of, origin = key
+                stage = Stage(recipe, overrides, of, (), apart=of, origin=origin)
+                notes += [Note(name, f"{stage.name}: {text}") for text in missing]
+    files = sorted(file.removesuffix(".parquet") for file in store.table_files())
+    notes += [Note(name, _unknown(name, store)) for name in files if name not in known]
     named = Counter((recipe, overrides) for recipe, overrides, _ in {key[:3] for key in found})
     stages = []
     for (recipe, overrides, of, origin), tables in found.items():
@@ -141,6 +169,15 @@ def fidelities(stages: Sequence[Stage]) -> Iterator[tuple[str, Fidelity]]:
                 yield f"{name}, {recipe} {besides}".strip(), each
 
 
+def _unknown(name: str, store: Store) -> str:
+    """Why a file is of no table: it may have been one of a grid before it was damaged."""
+    try:
+        store.definitions(name)
+    except UserError as error:
+        return str(error)
+    return f"{name}.parquet is of no table that this version knows."
+
+
 def _by_stage(lines: Sequence[Result]) -> dict[_Key, list[Result]]:
     """A table's lines by what may be compared. Rows that start from no encoder are beside those of each."""
     found: dict[_Key, list[Result]] = {}
@@ -162,26 +199,34 @@ def _each_at_its_own(table: Table, lines: Sequence[Result]) -> Iterator[str]:
         yield f"Each row at its own best, {each.claim}: {each.verdict} ({each.evidence})."
 
 
-def _shown(name: str, lines: list[Result], definitions: Definitions, store: Store) -> Shown | None:
-    """A table with today's lines of one stage; None if there are none."""
+def _today(name: str, lines: Sequence[Result], definitions: Definitions) -> tuple[list[Result], list[str]]:
+    """Today's lines of one stage, one a row and seed, and which are left out and why, a sentence each."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        lines = [line for line, its in zip(lines, todays.mask(name, lines, definitions), strict=True) if its]
-    notes = [str(each.message) for each in told]
-    if not lines:
-        return None
+        today = [line for line, its in zip(lines, todays.mask(name, lines, definitions), strict=True) if its]
+    missing = [str(each.message) for each in told]
+    last = [dict(line) for seeds in verdict.by_row(today).values() for line in seeds.values()]  # as claims take them
+    if twice := len(today) - len(last):
+        missing.append(f"{plural(twice, 'line')} left out: of several of a row and seed, the last counts.")
+    return last, missing
+
+
+def _shown(name: str, lines: list[Result], definitions: Definitions, store: Store, missing: Sequence[str]) -> Shown:
+    """A table with today's lines of one stage, of which some may be missing already."""
     table = catalogue.carried(name, lines[0]["recipe"], lines[0]["overrides"], definitions)
     try:
         curves = store.curves(name, [line["fingerprint"] for line in lines])
     except UserError as error:
-        curves, notes = {}, [*notes, str(error)]
-    trained = [line["fingerprint"] for line in lines if line["outcome"] not in NO_RUN]
-    if missing := len(set(trained) - curves.keys()):
-        notes.append(f"No curve is kept of {missing} of {len(set(trained))} trainings.")
+        curves, missing = {}, [*missing, str(error)]
+    missing = [*missing, *in_no_mean(lines)]
+    trained = {line["fingerprint"] for line in lines if line["outcome"] not in NO_RUN}
+    if gone := len(trained - curves.keys()):
+        missing.append(f"No curve is kept of {gone} of {plural(len(trained), 'training')}.")
     if (rows := len({line["row"] for line in lines})) > MOST_DRAWN:
-        notes.append(f"{rows} rows are too many to draw: the table has them.")
+        missing.append(f"{rows} rows are too many to draw: the table has them.")
+    notes: list[str] = []
     if not table.axes:  # a grid has the baseline's own point
         notes += [*same_trainings(lines), *beside(table, lines)]
     if table.tuned:
         notes += _each_at_its_own(table, lines)
-    return Shown(table, lines, verdict.judge(table.claims, lines), curves, notes)
+    return Shown(table, lines, verdict.judge(table.claims, lines), curves, missing, notes)

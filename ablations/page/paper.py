@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
@@ -14,7 +15,7 @@ from ablations import lines as lines_of
 from ablations import planning, todays
 from ablations.columns import Result
 from ablations.page.evidence import Shown, Stage
-from ablations.printed import Number, accuracies, outcomes, same_trainings
+from ablations.printed import Number, accuracies, in_no_mean, outcomes, plural, same_trainings
 from ablations.table import Table
 from ablations.verdict import Interval
 from simsiam import config as configs
@@ -38,7 +39,7 @@ def frame(stages: Sequence[Stage]) -> pd.DataFrame:
             for row in shown.rows:
                 line: Result = {"table": shown.table.name, "recipe": stage.recipe, "overrides": stage.overrides}
                 line |= {"data": stage.data, "encoder_from": ", ".join(lines_of.origins(shown.of(row)))}
-                line |= {"row": row.name, "paper": row.paper, "seeds": len(shown.of(row))}
+                line |= {"row": row.name, "paper": row.paper, "seeds": len(shown.ran(row))}
                 for number in accuracies(shown.lines):
                     mean, title = shown.mean(row, number.name), _title(number)
                     line[title] = mean.mean if mean else None
@@ -54,7 +55,7 @@ def csv(stages: Sequence[Stage]) -> str:
 
 def markdown(stages: Sequence[Stage]) -> str:
     """The tables, how they were made, and whom to cite."""
-    return _with_words(stages, _markdown, lambda text: text)
+    return _with_words(stages, _markdown, _plain)
 
 
 def latex(stages: Sequence[Stage]) -> str:
@@ -70,10 +71,10 @@ def _with_words(stages: Sequence[Stage], table: Callable[[Stage, Shown], str], t
 
 
 def _markdown(stage: Stage, shown: Shown) -> str:
-    cells = _cells(shown).map(lambda text: text.replace("|", r"\|"))
+    cells = _cells(shown).map(lambda text: _plain(text).replace("|", r"\|"))
     head = ["| " + " | ".join(cells.columns) + " |", "|" + "|".join("---" for _ in cells.columns) + "|"]
     lines = ["| " + " | ".join(line) + " |" for line in cells.itertuples(index=False)]
-    return "\n".join([f"**{_caption(stage, shown)}**", "", *head, *lines]) + "\n"
+    return "\n".join([f"**{_plain(_caption(stage, shown))}**", "", *head, *lines]) + "\n"
 
 
 def _latex(stage: Stage, shown: Shown) -> str:
@@ -93,6 +94,7 @@ def _caption(stage: Stage, shown: Shown) -> str:
     parts.append("Means over seeds with their 95 % intervals.")
     if any(row.paper is not None for row in shown.rows):
         parts.append("The paper's numbers are linear top-1 on ImageNet.")
+    parts += in_no_mean(shown.lines)
     return " ".join([*parts, *([] if shown.table.axes else same_trainings(shown.lines))])
 
 
@@ -115,13 +117,22 @@ def _cells(shown: Shown) -> pd.DataFrame:
         numbers = {_title(each): mean_text(shown.mean(row, each.name), each.digits) for each in its}
         paper = "-" if row.paper is None else f"{row.paper:.1f}"
         ended = outcomes(shown.of(row))
-        lines.append({"row": row.name, "paper": paper, "seeds": str(len(shown.of(row))), **numbers, "outcome": ended})
+        lines.append({"row": row.name, "paper": paper, "seeds": str(len(shown.ran(row))), **numbers, "outcome": ended})
     return pd.DataFrame(lines)
 
 
 def mean_text(mean: Interval | None, digits: int = 1) -> str:
     """A mean with its interval; `-` for none."""
     return "-" if mean is None else mean.text(digits)
+
+
+# A `_` within a word is none.
+_MARKUP = re.compile(r"[\\`*<\[~$]|&(?=[#\w]+;)|(?<![^\W_])_|_(?![^\W_])")
+
+
+def _plain(text: str) -> str:
+    """Text as Markdown that shows it as it stands."""
+    return _MARKUP.sub(r"\\\g<0>", text)
 
 
 _TO_TEX = UnicodeToLatexEncoder(unknown_char_policy="keep", unknown_char_warning=False)
@@ -146,7 +157,7 @@ _NOT_RECORDED = _NotRecorded()
 _METHODS_PARAGRAPH = """\
 We train {method} on {data} ({train_pictures:,} pictures of {image_size} px) by the recipe {recipe}: a \
 {backbone}, {heads}{optimizer} with momentum {momentum:g} and weight decay {weight_decay:g}, a base learning rate of \
-{base_lr:g} scaled by batch/256 with a cosine schedule{predictor_lr}, batch {batch_size}, {epochs} epochs, in \
+{base_lr:g} scaled by batch/256 with a cosine schedule{predictor_lr}, batch {batch_size}, {length}, in \
 {precision}. {rows} Accuracies are of {test_images:,} test pictures after the last epoch: kNN with k = \
 {knn_k} and temperature {knn_temperature:g} on the backbone's features, and a linear probe ({probe}) on them. A \
 run has collapsed if the std of z/||z|| times sqrt(d) is below 0.02 or its effective rank below 3. Rows have \
@@ -155,8 +166,8 @@ seed, with simultaneous intervals over all claims of a table. All was computed w
 _DETECTION_PARAGRAPH = """\
 We fine-tune all of torchvision's Faster R-CNN with a feature pyramid on {data} ({train_pictures:,} pictures) by the \
 recipe {recipe}: a {backbone}, SGD with momentum {momentum:g} and weight decay {weight_decay:g}, a base learning rate \
-of {base_lr:g} scaled by batch/256 and divided by ten after 3/4 and 11/12 of the steps, batch {batch_size}, {epochs} \
-epochs, in {precision}. Rows differ in what the backbone starts from. AP is COCO's, of boxes, on {test_images:,} test \
+of {base_lr:g} scaled by batch/256 and divided by ten after 3/4 and 11/12 of the steps, batch {batch_size}, {length}, \
+in {precision}. Rows differ in what the backbone starts from. AP is COCO's, of boxes, on {test_images:,} test \
 pictures after the last epoch. Rows have {seeds}; we give means with 95 % t intervals. All was computed with torch \
 {torch} on {device}."""
 
@@ -179,7 +190,8 @@ def methods(stage: Stage) -> str:
         "heads": _heads(usual),
         "predictor_lr": "; the predictor's is constant" * (usual["predictor_lr"] == "constant"),
         "rows": " ".join([*_kinds_of_rows(stage), *_other_baselines(baselines, usual), *_other_methods(lines, usual)]),
-        "seeds": _seeds(len({line["seed"] for line in shown.of(row)}) for shown in stage.tables for row in shown.rows),
+        "length": plural(usual["epochs"], "epoch"),
+        "seeds": _seeds(len(shown.ran(row)) for shown in stage.tables for row in shown.rows),
         "torch": _listed(line["torch"] for line in lines),
         "device": _listed(line["device"] for line in lines),
     }
@@ -281,9 +293,11 @@ def _heads(line: Result) -> str:
 
 
 def _seeds(numbers: Iterable[int]) -> str:
+    """How many rows have; a row none of whose seeds has run is no row of fewer seeds."""
     found = sorted(set(numbers))
-    text = str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
-    return f"{text} seed{'s' * (found[-1] > 1)}"
+    some = [n for n in found if n] or [0]
+    text = plural(some[-1], "seed") if len(some) == 1 else f"{some[0]} to {plural(some[-1], 'seed')}"
+    return f"{text}, some none, since those failed or could not start" if len(some) < len(found) else text
 
 
 def _listed(values: Iterable[str | None]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,17 @@ import pandas as pd
 
 from ablations import catalogue, encoders, todays
 from ablations import fidelity as fidelities
+from ablations import lines as lines_of
 from ablations import tuned as tuning
-from ablations.columns import COLUMNS, CURVE, Columns, Result
+from ablations.columns import COLUMNS, CURVE, Columns, Result, encoded
 from ablations.fidelity import Fidelity
 from ablations.results import selection
 from ablations.results.comparing import agreement, compare, diff
 from ablations.results.selection import Root, opened
+from ablations.store import Store
 from ablations.table import Table, UserError
 from ablations.tuned import Choice
-from ablations.verdict import Verdict
+from ablations.verdict import NO_RUN, Verdict
 
 __all__ = ["agreement", "claims", "compare", "curves", "diff", "encoder", "export", "fidelity", "load", "opened"]
 __all__ += ["paper", "pivot", "tuned"]
@@ -32,6 +34,9 @@ __all__ += ["paper", "pivot", "tuned"]
 if TYPE_CHECKING:
     from simsiam.encoder import Transform
     from simsiam.model import Backbone
+
+_TRIAL = {name: COLUMNS[name] for name in ("row", "recipe", "overrides", "data", "seed", "fingerprint")}  # of a curve
+_NONE = "none"  # a missing key of `pivot`, as --set has it
 
 
 def load(
@@ -61,37 +66,33 @@ def load(
     Raises UserError for an unknown table, one that has no file there, and for a recipe, overrides, data or encoder that
     it has no line of.
     """
-    frame = _load(table, recipe, overrides, data, encoder_from, root)
-    for name, several in selection.several(frame).items():
+    lines = _lines(table, recipe, overrides, data, encoder_from, root)
+    for name, several in selection.several(lines).items():
         todays.warn(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.")
-    return frame
+    return _frame(lines, COLUMNS)
 
 
-def _load(
+def _lines(
     table: str, recipe: str | None, overrides: str | None, data: str | None, encoder_from: str | None, root: Root
-) -> pd.DataFrame:
+) -> list[Result]:
     store = opened(root)
-    content = store.folder.read(f"{table}.parquet")
-    if content is None:
-        catalogue.get(table)  # a name that is none is told so
+    lines = selection.tables(store, [table]).get(table, [])
+    if not lines:
         where = "" if root is None else f" --results {store.folder}"
-        raise UserError(
-            f"{store.folder}/{table}.parquet does not exist. Run: python ablations/run.py --table {table}{where}"
-        )
-    frame = pd.read_parquet(io.BytesIO(content))
+        lacks = "has no lines" if store.folder.exists(f"{table}.parquet") else "does not exist"
+        raise UserError(f"{store.folder}/{table}.parquet {lacks}. Run: python ablations/run.py --table {table}{where}")
     asked = {"recipe": recipe, "overrides": None if overrides is None else todays.canonical(overrides), "data": data}
     for column, value in asked.items():
         if value is not None:
-            if value not in (known := sorted(set(frame[column]))):
+            if value not in (known := sorted({line[column] for line in lines})):
                 raise UserError(selection.unknown(f"{column} of the lines of {table}", value, known))
-            frame = frame[frame[column] == value]
+            lines = [line for line in lines if line[column] == value]
     if encoder_from is not None:
-        if encoder_from not in (known := selection.origins(frame)):
+        if encoder_from not in (known := lines_of.origins(lines)):
             raise UserError(selection.unknown(f"encoder of the lines of {table}", encoder_from, known))
-        frame = frame[~frame["encoder_from"].isin(set(known) - {encoder_from})]
-    lines = frame.reindex(columns=todays.NEEDED).astype(object)  # files of before lack some
-    today = todays.mask(table, lines.where(lines.notna(), None).to_dict("records"), store.definitions(table))
-    return _with_units(frame[today].reset_index(drop=True), COLUMNS)
+        lines = lines_of.of_encoder(lines, encoder_from)
+    today = todays.mask(table, lines, store.definitions(table))
+    return [line for line, its in zip(lines, today, strict=True) if its]
 
 
 def curves(
@@ -108,16 +109,13 @@ def curves(
     Arguments and exceptions as of `load`. A trial that has no curve (it failed, or is infeasible) has no line.
     """
     lines = load(table, recipe=recipe, overrides=overrides, data=data, encoder_from=encoder_from, root=root)
-    found, parts = opened(root).curves(table, lines.fingerprint), []
-    for line in lines[todays.KEY].to_dict("records"):
-        if curve := found.get(line["fingerprint"]):
-            parts.append(pd.DataFrame(curve).assign(**{str(name): value for name, value in line.items()}))
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*todays.KEY, *CURVE])
-    reals = {
-        name: "float64" for name, (kind, _) in CURVE.items() if str(kind) == "double"
-    }  # a column of None is one too
-    frame = frame.reindex(columns=[*todays.KEY, *CURVE])  # files of before lack some
-    return _with_units(frame.astype(reals), {**COLUMNS, **CURVE})
+    found = opened(root).curves(table, lines.fingerprint)
+    parts = [
+        {**{str(name): value for name, value in line.items()}, **epoch}
+        for line in lines[[*_TRIAL]].to_dict("records")
+        for epoch in found.get(line["fingerprint"], [])
+    ]
+    return _frame(parts, {**_TRIAL, **CURVE})
 
 
 def paper(table: str) -> pd.DataFrame:
@@ -150,6 +148,7 @@ def claims(
 
     Raises UserError where there are no such lines, or lines of several data or encoders and none is chosen.
     """
+    names = [names] if isinstance(names, str) else names
     return selection.judged(selection.lines(opened(root), recipe, overrides, data, encoder_from, names))
 
 
@@ -181,7 +180,7 @@ def encoder(fingerprint: str, *, root: Root = None) -> tuple[Backbone, Transform
     It computes in full float32, whatever the trial's precision. The trial must have been run with
     `--keep-checkpoints`. Raises UserError for an unknown one, or where no checkpoint is kept.
     """
-    return encoders.loaded(fingerprint, opened(root))
+    return encoders.loaded(fingerprint, _with_files(fingerprint, root))
 
 
 def export(fingerprint: str, path: str | os.PathLike[str], *, root: Root = None) -> None:
@@ -191,11 +190,23 @@ def export(fingerprint: str, path: str | os.PathLike[str], *, root: Root = None)
     """
     if Path(path).suffix != ".safetensors":
         raise UserError(f"An encoder is exported as .safetensors. Got {path} instead.")
-    content = encoders.exported(fingerprint, opened(root))
+    content = encoders.exported(fingerprint, _with_files(fingerprint, root))
     try:
         Path(path).write_bytes(content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+
+def _with_files(fingerprint: str, root: Root) -> Store:
+    """The store there. Raises UserError for a trial that it has the numbers of and no files, as what is published."""
+    store = opened(root)
+    lines = (line for its in selection.tables(store).values() for line in its if line["outcome"] not in NO_RUN)
+    if store.trial(fingerprint) is None and any(line["fingerprint"] == fingerprint for line in lines):
+        raise UserError(
+            f"{store.folder} has the numbers of trial {fingerprint} alone, as a published folder does: no encoder is "
+            "kept there. Train it again with --keep-checkpoints."
+        )
+    return store
 
 
 def pivot(
@@ -212,20 +223,32 @@ def pivot(
 ) -> pd.DataFrame:
     """Means of a column over seeds, by two others, as a table's rows by what `--set` changed.
 
+    No row and no column is left out: a cell without a number is NaN, and where a key is missing, as where a field is of
+    no use, it is "none".
+
     Raises UserError as `load` does, for an unknown column, and for lines that no mean should be over: of several
     recipes, overrides, data or encoders, where none is chosen and none of `rows` and `columns` is it.
     """
-    frame = _load(table, recipe, overrides, data, encoder_from, root)
-    by = [*([rows] if isinstance(rows, str) else rows), *([columns] if isinstance(columns, str) else columns)]
+    lines = _lines(table, recipe, overrides, data, encoder_from, root)
+    frame = _frame(lines, COLUMNS)
+    down, across = ([names] if isinstance(names, str) else list(names) for names in (rows, columns))
+    by = [*down, *across]
     for name in (*by, value):
         if name not in frame.columns:
             raise UserError(selection.unknown("column", name, list(frame.columns)))
+    if not down or not across or len(set(by)) < len(by):
+        raise UserError(f"rows and columns must be one column or more each, none twice. Got {rows!r} and {columns!r}.")
+    for name in by:
+        if not all(isinstance(each, Hashable) for each in frame[name]):
+            raise UserError(f"{name} has several values a line, and makes no rows or columns. Choose another column.")
     if not pd.api.types.is_numeric_dtype(frame[value]):
         raise UserError(f"value={value!r} has no numbers, so no means. Choose a column that has.")
-    for name, several in selection.several(frame).items():
+    for name, several in selection.several(lines).items():
         if name not in by:
             raise UserError(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.")
-    return frame.pivot_table(index=rows, columns=columns, values=value, aggfunc="mean", sort=False)
+    # By hand: pandas' pivot_table drops rows and columns whose key is missing, or that have no number.
+    keys = [frame[name].astype(object).where(frame[name].notna(), _NONE) for name in by]
+    return frame[value].groupby(keys, sort=False).mean().unstack(across, sort=False)
 
 
 def fidelity(
@@ -242,16 +265,16 @@ def fidelity(
     Args:
         overrides: what both have besides `epochs`.
 
-    Raises UserError as `load` does, and where there are not two lengths.
+    Raises UserError as `load` does, for lines of several data or encoders where none is chosen, and where there are not
+    two lengths.
     """
-    lines = _load(table, recipe, None, data, encoder_from, root).to_dict("records")
-    selection.check_one_encoder(table, lines)
     wanted = todays.canonical(overrides)
     by_length: dict[int, list[Result]] = {}
-    for line in lines:
+    for line in _lines(table, recipe, None, data, encoder_from, root):
         epochs, besides = todays.length(line["recipe"], line["overrides"])
         if besides == wanted:
-            by_length.setdefault(epochs, []).append({str(name): value for name, value in line.items()})
+            by_length.setdefault(epochs, []).append(line)
+    selection.check_one(f"The lines of {table}", itertools.chain.from_iterable(by_length.values()))
     found = [
         fidelities.between(by_length[short], by_length[long], (short, long))
         for short, long in itertools.combinations(sorted(by_length), 2)
@@ -260,10 +283,19 @@ def fidelity(
     if not known:
         there = ", ".join(map(str, sorted(by_length))) or "none"
         raise UserError(
-            f"Table {table} needs two lengths with three rows and a seed in common. There are: {there} epochs. Run it "
-            "with --set epochs=N, too."
+            f"Table {table} needs two lengths with three rows and a seed in common. Epochs that there are: {there}. "
+            "Run it with --set epochs=N, too."
         )
     return known
+
+
+def _frame(lines: list[Result], columns: Columns) -> pd.DataFrame:
+    """Lines as a frame of these columns, and of those that someone has added to a file; each with its unit."""
+    others = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in columns]
+    frame = pd.read_parquet(io.BytesIO(encoded(columns, lines)))  # as a table's file is read
+    for name in others:
+        frame[name] = pd.Series([line.get(name) for line in lines])
+    return _with_units(frame, columns)
 
 
 def _with_units(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:

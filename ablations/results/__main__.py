@@ -13,9 +13,11 @@ from typing import Any
 
 from ablations import board, printed, printed_grid, results, todays
 from ablations.agreement import CONTRARY, DIFFER
+from ablations.results import selection
 from ablations.store import Store
 from ablations.table import UserError
-from ablations.terminal import reason, say
+from ablations.terminal import answer, is_terminal, reason, say
+from simsiam.recipes import RECIPES
 
 _SECONDS = 3.0  # between two looks of watch
 _SILENT = 30.0  # a run that has left no word for so many seconds may be no more
@@ -39,12 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _warnings_said() -> Iterator[None]:
-    """Say at the end what was warned of meanwhile, once each."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        yield
-    for message in dict.fromkeys(str(each.message) for each in told):
-        say(message, error=True)
+    """Say at the end what was warned of meanwhile, once each: before an error, too, that it may be the reason of."""
+    told: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        for message in dict.fromkeys(str(each.message) for each in told):
+            say(message, error=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,10 +96,10 @@ def _where(args: argparse.Namespace) -> dict[str, Any]:
 
 def _claims(args: argparse.Namespace) -> int:
     found = results.claims(args.recipe, **_where(args), names=args.tables, root=args.results)
-    say(printed.claims(found, overrides=todays.canonical(args.overrides)))
+    answer(printed.claims(found, overrides=todays.canonical(args.overrides)))
     for table in {table.name: table for table, _ in found if table.tuned}.values():
         _, own = results.tuned(table.name, recipe=args.recipe, **_where(args), root=args.results)
-        say(f"\n{table.title}:\n\n" + printed_grid.claims([each for its, each in found if its is table], own))
+        answer(f"\n{table.title}:\n\n" + printed_grid.claims([each for its, each in found if its is table], own))
     return 0
 
 
@@ -102,28 +107,42 @@ def _compare(args: argparse.Namespace) -> int:
     one, other = args.places
     others = {name: its for name, its in vars(args).items() if name.startswith("other_")}
     rows, claims = results.agreement(one, other, recipe=args.recipe, **_where(args), **others)
-    say(printed.agreement(rows, claims))
+    answer(printed.agreement(rows, claims))
     return int(any(row.says == DIFFER for row in rows) or any(claim.says == CONTRARY for claim in claims))
 
 
 def _fidelity(args: argparse.Namespace) -> int:
     found = results.fidelity(args.table, recipe=args.recipe, **_where(args), root=args.results)
-    say(printed.fidelity(found))
+    answer(printed.fidelity(found))
     return 0
 
 
 def _watch(args: argparse.Namespace) -> int:
     store = results.opened(args.results)
+    _check_asked(store, args)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            if not args.once and sys.stdout.isatty():
+            if not args.once and is_terminal():
                 print(_CLEAR, end="")
             with _warnings_said():  # at each look: there may be no end
-                say(_watched(store, args))
-            if args.once:
+                read = answer(_watched(store, args))
+            if args.once or not read:
                 break
             time.sleep(_SECONDS)
     return 0
+
+
+def _check_asked(store: Store, args: argparse.Namespace) -> None:
+    """Raises UserError for a recipe or a table that there is none of, not even under way: its results would not come.
+
+    A file that is damaged is no reason: it may be half written.
+    """
+    if args.recipe not in RECIPES:
+        raise UserError(selection.unknown("recipe", args.recipe, RECIPES))
+    under_way = {trial.name.partition("/")[0] for _, each in board.posted(store.folder) for trial in each.trials}
+    for name in args.tables:
+        if name not in under_way and f"{name}.parquet" not in store.table_files():
+            selection.check_table(name, store)
 
 
 def _watched(store: Store, args: argparse.Namespace) -> str:
@@ -140,14 +159,16 @@ def _watched(store: Store, args: argparse.Namespace) -> str:
     if not posted:
         parts.append(f"No run is under way in {store.folder}; {len(store.fingerprints())} trials are done there.")
     if args.tables:
-        with contextlib.suppress(UserError):  # nothing of them is done yet
+        try:
             found = results.claims(args.recipe, **_where(args), names=args.tables, root=args.results)
             parts.append(printed.claims(found, overrides=todays.canonical(args.overrides)))
+        except UserError as error:  # nothing of them is done yet, or a file cannot be read now: the next look may
+            parts.append(str(error))
     return "\n".join(parts)
 
 
 def _diff(args: argparse.Namespace) -> int:
-    say(results.diff(*args.trials, root=args.results))
+    answer(results.diff(*args.trials, root=args.results))
     return 0
 
 

@@ -45,6 +45,7 @@ def compare(
 
     Raises UserError as `claims` does, for an unknown row or column, and with no seed in common.
     """
+    row, other = str(row), str(other)  # 256 is the row '256'
     lines = [
         line for _, its in selection.lines(opened(root), recipe, overrides, data, encoder_from, [table]) for line in its
     ]
@@ -96,7 +97,7 @@ def agreement(
     its_encoder = encoder_from if same and other_encoder_from is None else other_encoder_from
     lines = [
         selection.lines(opened(one), recipe, overrides, data, encoder_from),
-        selection.lines(opened(other), its_recipe, changed, its_data, its_encoder),
+        selection.lines(opened(other), its_recipe, changed, its_data, its_encoder, option="--other-"),
     ]
     rows = agreements.rows(*([line for _, its in each for line in its] for each in lines))
     if not rows:
@@ -116,7 +117,7 @@ def diff(one: str, other: str, *, root: Root = None) -> str:
     Raises UserError for one that is not there, and where several are meant.
     """
     store = opened(root)
-    tables = selection.readable(store)
+    tables = selection.tables(store)
     names, trials = zip(*(_trial(address, store, tables) for address in (one, other)), strict=True)
     numbers = ("outcome", "loss", "z_std", "effective_rank", METRIC, "linear_top1", "wall_seconds", "sources")
     differing = configs.difference(*({name: trial[name] for name in configs.FIELDS} for trial in trials))
@@ -144,7 +145,7 @@ def _trial(address: str, store: Store, tables: Mapping[str, list[Result]]) -> tu
         raise UserError(f"{address} is {len(found)} trials: {'; '.join(several + more)}. Give the digits of one.")
     (fingerprint,) = found
     names = [line for line in of or lines if line["fingerprint"] == fingerprint]
-    return _name(names[0]) if names else fingerprint, store.trial(fingerprint) or names[0]
+    return _name(names[0]) if names else fingerprint, selection.whole(store.trial(fingerprint) or names[0])
 
 
 def _at(address: str, lines: Sequence[Result]) -> list[Result]:
