@@ -190,11 +190,14 @@ class ClaimTwice:
         return SAME if len(verdicts) == 1 else OPEN if UNDECIDED in verdicts else CONTRARY
 
 
-def claims(one: Iterable[tuple[Table, Verdict]], other: Iterable[tuple[Table, Verdict]]) -> list[ClaimTwice]:
-    """The claims that both runs judge."""
+def claims(
+    one: Iterable[tuple[Table, Verdict]], other: Iterable[tuple[Table, Verdict]], rows: Iterable[Agreement]
+) -> list[ClaimTwice]:
+    """The claims that both runs judge, on rows that both have: two that have not run would be undecided alike."""
+    shared = {(row.table, row.row) for row in rows}
     there = {(table.name, verdict.claim): verdict for table, verdict in other}
     return [
         ClaimTwice(table, verdict, there[table.name, verdict.claim])
         for table, verdict in one
-        if (table.name, verdict.claim) in there
+        if (table.name, verdict.claim) in there and all((table.name, row) in shared for row in verdict.claim.rows)
     ]

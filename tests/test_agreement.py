@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 from test_store import a_result, plan
@@ -205,6 +207,16 @@ def test_the_command_compares_folders(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [claim.says for claim in claims] == [SAME, CONTRARY, CONTRARY]
     mixed = published(tmp_path / "mixed", {"with": list(OTHER), "without": [90.0, 92, 20, 21, 22]})
     assert OPEN in [claim.says for claim in results.agreement(one, mixed)[1]]
+
+
+def test_claims_on_rows_that_one_run_lacks_are_not_said_to_be_the_same(tmp_path: Path) -> None:
+    with_both = {"with": list(ONE), "without": [20.0, 22, 21, 19, 20]}
+    one, other = published(tmp_path / "one", with_both), published(tmp_path / "other", with_both)
+    for place in (one, other):
+        file = place / "stop_gradient.parquet"
+        table = pq.read_table(file)
+        pq.write_table(table.filter(pc.equal(table["row"], "with")), file)
+    assert [str(each.one.claim) for each in results.agreement(one, other)[1]] == ["with does not collapse"]
 
 
 def test_two_recipes_or_settings_are_set_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

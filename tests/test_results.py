@@ -260,7 +260,7 @@ def test_a_place_that_the_system_refuses_is_an_error_in_one_line(tmp_path: Path,
     there = ["--results", str(tmp_path / "results")]
     assert results_main.main(["claims", "--results", str(tmp_path / "file")]) == 2
     assert report.main([*there, "--figures", str(tmp_path / "file")]) == 1
-    assert report.main(["--results", str(tmp_path / "file" / "x")]) == 1
+    assert report.main(["--results", str(tmp_path / "file" / "x")]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("error: ") and str(tmp_path / "file") in line for line in lines)

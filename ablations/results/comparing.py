@@ -104,7 +104,7 @@ def agreement(
         raise UserError(
             f"{one} and {other} have no row of recipe {' and '.join(dict.fromkeys((recipe, its_recipe)))} in common."
         )
-    return rows, agreements.claims(*(map(selection.judged, lines)))
+    return rows, agreements.claims(*map(selection.judged, lines), rows)
 
 
 def diff(one: str, other: str, *, root: Root = None) -> str:
