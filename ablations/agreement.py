@@ -67,8 +67,11 @@ def rows(one: Sequence[Line], other: Sequence[Line]) -> list[Agreement]:
     """The rows that both runs have, in the order of `one`.
 
     Args:
-        one, other: lines of one recipe, overrides, data and encoder each.
+        one, other: lines of one recipe, overrides, data and encoder each; of several of a row and seed the last counts.
     """
+    one, other = (
+        list({(line["table"], line["row"], line["seed"]): line for line in each}.values()) for each in (one, other)
+    )
     here, there = (grouped(lines, operator.itemgetter("table", "row")) for lines in (one, other))
     both = {row: (its, there[row]) for row, its in here.items() if row in there}
     chances = {row: _chances(*map(_outcomes, pair)) for row, pair in both.items()}

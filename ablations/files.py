@@ -34,8 +34,10 @@ class Folder:
 
     @classmethod
     def at(cls, place: str | os.PathLike[str]) -> Folder:
-        """The folder of a path or URI as a person writes it. Raises UserError for an unknown kind of URI."""
+        """The folder of a path or URI as a person writes it. Raises UserError for none, or one of an unknown kind."""
         text = os.fspath(place)
+        if not text:
+            raise UserError("The place of results is empty. Name a folder or a bucket.")
         if buckets.is_bucket(text):
             kind, _, path = text.partition("://")
             return cls(f"{kind}://{path.rstrip('/')}")
@@ -44,7 +46,7 @@ class Folder:
                 f"'{buckets.shown(text)}' is of an unknown kind. Known: a path, {', '.join(buckets.BUCKETS)}."
             )
         try:
-            return cls(str(Path(text).resolve()))
+            return cls(str(Path(text).expanduser().resolve()))
         except (OSError, RuntimeError) as error:
             raise UserError(f"'{text}' is no folder: {error}") from None
 

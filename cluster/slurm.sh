@@ -39,7 +39,7 @@ fi
 wait_for python -c "import ray; ray.init(); assert sum(n['Alive'] for n in ray.nodes()) == $SLURM_JOB_NUM_NODES"
 # Two minutes before Slurm would end it, run.py ends by itself, if need be half done, and the job waits for its next turn.
 limit=()
-if [[ -n ${SLURM_JOB_END_TIME:-} ]]; then
+if [[ -n ${SLURM_JOB_END_TIME:-} && " $* " != *" --time-limit"[\ =]* ]]; then  # run.py takes one
   limit=(--time-limit "$(((SLURM_JOB_END_TIME - $(date +%s)) / 60 - 2))")
 fi
 code=0

@@ -121,7 +121,7 @@ class Config:
         0, default=None, earlier=None, unit="steps between two updates of eta; 0 = an epoch"
     )
     eta_momentum: float | None = _number(0, 0.9999, default=None, earlier=None, unit="of a picture's eta")
-    eta_normalised: bool = field(default=True, metadata={"earlier": True})  # whether z/||z|| is averaged, or z
+    eta_normalised: bool = field(default=True, metadata={"earlier": True})  # whether z and eta have length 1
     eta_start: str = _one_of("first", "zero", default="first", earlier="first")  # a picture's first z, or zero
 
     def __post_init__(self) -> None:

@@ -141,6 +141,9 @@ def test_slurm_puts_itself_back_into_the_queue_when_its_time_is_over(
     table = [call for call in made if call.program == "python"][-1]
     assert table.arguments == ["ablations/run.py", "--time-limit", "58", "--table", "epochs"]
     assert [call.arguments for call in made if call.program == "scontrol"] == ([requeued] if requeued else [])
+    for own in (["--time-limit", "9"], ["--time-limit=9"]):
+        made = calls(["bash", str(ROOT / "cluster" / "slurm.sh"), *own], home, **environment)
+        assert [call for call in made if call.program == "python"][-1].arguments == ["ablations/run.py", *own]
 
 
 def test_slurm_gives_up_where_ray_does_not_start(home: Path) -> None:

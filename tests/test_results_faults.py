@@ -256,3 +256,20 @@ def test_watch_ends_with_its_reader(tmp_path: Path) -> None:
     watch.stdout.readline()
     watch.stdout.close()
     assert watch.wait(timeout=60) == 0
+
+
+def test_a_column_of_another_type_is_an_error_that_says_so(tmp_path: Path) -> None:
+    def text(table: pa.Table) -> pa.Table:
+        at = table.column_names.index("z_std")
+        return table.set_column(at, "z_std", table["z_std"].cast(pa.string()))
+
+    with pytest.raises(UserError, match="of another type than this version's"):
+        results.load("predictor", overrides="", root=made(tmp_path / "results", text))
+
+
+def test_a_place_is_read_where_run_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "runs")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(results.load("predictor", overrides="", root="~/runs")) > 0
+    with pytest.raises(UserError, match="The place of results is empty"):
+        results.load("predictor", root="")

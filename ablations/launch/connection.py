@@ -65,10 +65,8 @@ def connected() -> Iterator[None]:
                 "set RAY_TMPDIR to a shorter one, as /tmp."
             ) from None
         except Exception as error:  # Ray has no kind for processes of its own that do not start in time
-            raise OSError(
-                f"Ray did not start: {str(error).rstrip('.')}. "
-                "On a busy machine try again; --launcher local needs no Ray"
-            ) from error
+            hint = " On a busy machine try again; --launcher local needs no Ray" if address == LOCAL else ""
+            raise OSError(f"Ray did not start: {str(error).rstrip('.')}.{hint}") from error
         # `ray job stop` sends SIGTERM. It is to end a run as Ctrl-C does; ray.init has just set a handler that dies.
         signal.signal(signal.SIGTERM, _interrupt)
         say(_which(address))

@@ -200,8 +200,10 @@ def export(fingerprint: str, path: str | os.PathLike[str], *, root: Root = None)
 def _with_files(fingerprint: str, root: Root) -> Store:
     """The store there. Raises UserError for a trial that it has the numbers of and no files, as what is published."""
     store = opened(root)
+    if store.trial(fingerprint) is not None:
+        return store
     lines = (line for its in selection.tables(store).values() for line in its if line["outcome"] not in NO_RUN)
-    if store.trial(fingerprint) is None and any(line["fingerprint"] == fingerprint for line in lines):
+    if any(line["fingerprint"] == fingerprint for line in lines):
         raise UserError(
             f"{store.folder} has the numbers of trial {fingerprint} alone, as a published folder does: no encoder is "
             "kept there. Train it again with --keep-checkpoints."
@@ -292,7 +294,10 @@ def fidelity(
 def _frame(lines: list[Result], columns: Columns) -> pd.DataFrame:
     """Lines as a frame of these columns, and of those that someone has added to a file; each with its unit."""
     others = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in columns]
-    frame = pd.read_parquet(io.BytesIO(encoded(columns, lines)))  # as a table's file is read
+    try:
+        frame = pd.read_parquet(io.BytesIO(encoded(columns, lines)))  # as a table's file is read
+    except (ValueError, TypeError) as error:  # pyarrow's, of a file that somebody has written anew
+        raise UserError(f"A column of these lines is of another type than this version's: {error}.") from None
     for name in others:
         frame[name] = pd.Series([line.get(name) for line in lines])
     return _with_units(frame, columns)

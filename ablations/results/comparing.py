@@ -104,7 +104,8 @@ def agreement(
         raise UserError(
             f"{one} and {other} have no row of recipe {' and '.join(dict.fromkeys((recipe, its_recipe)))} in common."
         )
-    return rows, agreements.claims(*map(selection.judged, lines), rows)
+    judged, others = map(selection.judged, lines)
+    return rows, agreements.claims(judged, others, rows)
 
 
 def diff(one: str, other: str, *, root: Root = None) -> str:
