@@ -24,6 +24,7 @@ from ablations.table import (
     COLLAPSES,
     DOES_NOT_COLLAPSE,
     ORDERING,
+    SET_ELSEWHERE,
     UNSTABLE,
     WITHIN,
     WORSE,
@@ -234,8 +235,8 @@ def _check_row(row: Row, text: str, path: str) -> None:
     if "," in row.name or not row.name.isprintable() or row.name != row.name.strip() or not row.name:
         raise _at(path, text, f"a row's name is text without commas. Got {row.name!r} instead", row.name, "name")
     for field in () if callable(row.changes) else row.changes:
-        if field in ("data", "seed"):
-            raise _at(path, text, f"row '{row.name}' changes {field}: use --{field}{'s' * (field == 'seed')}", field)
+        if field in SET_ELSEWHERE:
+            raise _at(path, text, f"row '{row.name}' changes {field}: use {SET_ELSEWHERE[field]}", field)
         if field not in configs.FIELDS:
             said = configs.unknown("field", str(field), configs.FIELDS).rstrip(".")
             raise _at(path, text, f"row '{row.name}': {said}", field)

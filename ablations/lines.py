@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ablations import provenance, references
-from ablations.columns import Result
+from ablations.columns import COLUMNS, Result
 from ablations.table import TORCHVISION, Trial
 from simsiam import config as configs
 from simsiam.config import Config
@@ -88,6 +88,11 @@ def grouped(things: Iterable[_Thing], by: Callable[[_Thing], _Key]) -> dict[_Key
     for each in things:
         groups.setdefault(by(each), []).append(each)
     return groups
+
+
+def whole(line: Result) -> Result:
+    """A line, or a result, with every column: None of those that a file of before lacks."""
+    return {**dict.fromkeys(COLUMNS), **line}
 
 
 def key(line: Result) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from ablations import catalogue, estimate, planning
 from ablations.board import duration
 from ablations.columns import Result
 from ablations.store import Store
-from ablations.table import Fields, UserError
+from ablations.table import SET_ELSEWHERE, Fields, UserError
 from simsiam import config as configs
 from simsiam.config import Config
 from simsiam.recipes import DATA, RECIPES, WHAT
@@ -65,7 +65,7 @@ def fields(recipe: str, overrides: Fields) -> str:
     for group, its in _groups():
         lines.append(f"\n{group}")
         for name, section in its:
-            if name not in ("data", "seed"):
+            if name not in SET_ELSEWHERE:
                 lines.append(_field(name, section, config))
     return "\n".join(lines)
 

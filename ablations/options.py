@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from ablations.table import UserError
+from ablations.table import SET_ELSEWHERE, UserError
 from simsiam import config as configs
 from simsiam.config import GRAPH, MAX_PIXELS, STEPS
 
@@ -34,7 +34,6 @@ FIELDS_ELSEWHERE = {
     **{"lr": "base_lr", "learning_rate": "base_lr", "batch": "batch_size", "bs": "batch_size", "wd": "weight_decay"},
     **{"arch": "backbone", "model": "backbone", "epoch": "epochs", "resolution": "image_size"},
 }
-_NO_FIELDS = {"data": "--data", "seed": "--seeds"}  # of a Config, but set by options of their own
 _HABITS = {
     "dataset": "--data",
     "output": "--results",
@@ -200,11 +199,11 @@ def assignment(text: str, option: str, form: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"{option} takes {form}. Got '{text}' instead.")
-    if name in _NO_FIELDS:
-        raise UserError(f"{option} {name} does not exist: use {_NO_FIELDS[name]}.")
+    if name in SET_ELSEWHERE:
+        raise UserError(f"{option} {name} does not exist: use {SET_ELSEWHERE[name]}.")
     if name not in configs.FIELDS:
         hint = f" Here it is {FIELDS_ELSEWHERE[name]}." if name in FIELDS_ELSEWHERE else ""
-        known = [field for field in configs.FIELDS if field not in _NO_FIELDS]
+        known = [field for field in configs.FIELDS if field not in SET_ELSEWHERE]
         raise UserError(f"{option} {text}: {configs.unknown('field', name, known)}{hint}")
     return name, value
 

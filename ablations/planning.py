@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.table import KINDS, NETWORK, Encoder, Encoders, Fields, Row, Table, Trial, UserError
+from ablations.table import KINDS, NETWORK, SET_ELSEWHERE, Encoder, Encoders, Fields, Row, Table, Trial, UserError
 from simsiam import config as configs
 from simsiam import recipes
 from simsiam.config import Config
@@ -191,8 +191,8 @@ def _called(changes: Fields | Callable[[Fields], Fields], fields: Fields, who: s
     for name in found:
         if name not in configs.FIELDS:
             raise UserError(f"{who}: {configs.unknown('field', str(name), configs.FIELDS)}")
-        if name in ("data", "seed"):
-            raise UserError(f"{who} changes {name}: use --{name}{'s' * (name == 'seed')}.")
+        if name in SET_ELSEWHERE:
+            raise UserError(f"{who} changes {name}: use {SET_ELSEWHERE[name]}.")
     return dict(found)
 
 

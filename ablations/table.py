@@ -21,6 +21,8 @@ class UserError(ValueError):
     """What was asked for cannot be done. The message is one line for the user; the exit code is 2."""
 
 
+SET_ELSEWHERE = {"data": "--data", "seed": "--seeds"}  # fields of a Config that have an option of their own
+
 # What a row's `encoder` may be: the one that the command gives; no encoder, but the given one's network; torchvision's
 # for the recipe's network.
 GIVEN, NETWORK, TORCHVISION = KINDS = "given", "network", "torchvision"

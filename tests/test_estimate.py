@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 from test_agreement import ONE, OTHER, published
+from test_store import finish, plan
 
 from ablations import catalogue, estimate, planning, printed_plan, provenance, report, run, timing
 from ablations.estimate import Times
+from ablations.lines import FAILED, unfinished
 from ablations.store import Store
 from ablations.table import Trial, UserError
 from simsiam import config as configs
@@ -272,3 +275,24 @@ def test_it_is_said_what_does_not_go_together(
 ) -> None:
     assert run.main(["--table", "stop_gradient", "--results", str(tmp_path), *options]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
+    store, trials = Store.at(tmp_path), plan()
+    config = trials[1].config
+
+    def estimated(**changes: Any) -> float | None:
+        speeds = estimate.speeds(estimate.costs(store), provenance.machine(), 1)
+        return estimate.seconds(dataclasses.replace(config, **changes), speeds)
+
+    def done(**numbers: Any) -> None:
+        finish(store, trials[:1], device=provenance.machine(), **numbers)
+        store.write_failure(unfinished(config, FAILED, "as the test asked"))
+        store.rebuild(trials)
+
+    assert estimated() is None
+    done(wall_seconds=50.0, device_seconds=50.0)
+    assert estimated(epochs=200) == pytest.approx(100.0)
+    assert estimated(width=64) is None
+    done(wall_seconds=0.5, device_seconds=0.5, outcome="diverged")
+    assert estimated(epochs=200) is None

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from test_config import some_configs
 
 from ablations import catalogue, planning, provenance
-from ablations import estimate as estimates
 from ablations.columns import COLUMNS
 from ablations.files import Folder
 from ablations.lines import FAILED, INFEASIBLE, unfinished
@@ -239,27 +238,6 @@ def test_a_checkpoint_of_other_sources_is_not_gone_on_from(tmp_path: Path, monke
     monkeypatch.setattr(provenance, "sources", lambda *_: "5" * 16)
     assert store.checkpoint(trial.fingerprint, "simsiam").read() is None
     assert store.state(trial.fingerprint) == "to run"
-
-
-def test_an_estimate_is_from_trials_of_the_same_cost(tmp_path: Path) -> None:
-    store, trials = Store.at(tmp_path), plan()
-    config = trials[1].config
-
-    def estimate(**changes: Any) -> float | None:
-        speeds = estimates.speeds(estimates.costs(store), provenance.machine(), 1)
-        return estimates.seconds(dataclasses.replace(config, **changes), speeds)
-
-    def done(**numbers: Any) -> None:
-        finish(store, trials[:1], device=provenance.machine(), **numbers)
-        store.write_failure(unfinished(config, FAILED, "as the test asked"))
-        store.rebuild(trials)
-
-    assert estimate() is None
-    done(wall_seconds=50.0, device_seconds=50.0)
-    assert estimate(epochs=200) == pytest.approx(100.0)
-    assert estimate(width=64) is None
-    done(wall_seconds=0.5, device_seconds=0.5, outcome="diverged")
-    assert estimate(epochs=200) is None
 
 
 def test_table_files_take_what_is_new_and_are_made_again_where_they_are_gone(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ablations import catalogue, fidelity, provenance, todays, tuned, verdict
 from ablations import lines as lines_of
-from ablations.columns import COLUMNS, Result
+from ablations.columns import Result
 from ablations.definition import Definitions
 from ablations.fidelity import Fidelity
 from ablations.printed import beside, in_no_mean, plural, same_trainings
@@ -131,7 +131,7 @@ def read(store: Store) -> Evidence:
     known = catalogue.there(store)
     for name in known:
         try:
-            lines = [{**dict.fromkeys(COLUMNS), **line} for line in store.table(name)]  # files of before lack some
+            lines = list(map(lines_of.whole, store.table(name)))
             definitions = store.definitions(name)
         except UserError as error:
             notes.append(Note(name, str(error)))

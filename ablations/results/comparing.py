@@ -146,7 +146,7 @@ def _trial(address: str, store: Store, tables: Mapping[str, list[Result]]) -> tu
         raise UserError(f"{address} is {len(found)} trials: {'; '.join(several + more)}. Give the digits of one.")
     (fingerprint,) = found
     names = [line for line in of or lines if line["fingerprint"] == fingerprint]
-    return _name(names[0]) if names else fingerprint, selection.whole(store.trial(fingerprint) or names[0])
+    return _name(names[0]) if names else fingerprint, lines_of.whole(store.trial(fingerprint) or names[0])
 
 
 def _at(address: str, lines: Sequence[Result]) -> list[Result]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ablations import catalogue, files, todays, verdict
 from ablations import lines as lines_of
-from ablations.columns import COLUMNS, Result
+from ablations.columns import Result
 from ablations.store import Store
 from ablations.table import Table, UserError
 from ablations.verdict import Verdict
@@ -45,13 +45,8 @@ def tables(store: Store, names: Collection[str] = ()) -> dict[str, list[Result]]
             continue
         if names:
             check_table(name, store)
-        found[name] = list(map(whole, its))
+        found[name] = list(map(lines_of.whole, its))
     return {name: its for name, its in found.items() if its}
-
-
-def whole(line: Result) -> Result:
-    """A result with every column: None of those that a file of before lacks."""
-    return {**dict.fromkeys(COLUMNS), **line}
 
 
 def check_table(name: str, store: Store) -> None:
