@@ -150,8 +150,8 @@ def encoded(
     its definitions where it carries some (ablations/definition.py)."""
     told = {} if stamps is None else {_STAMPS: json.dumps(stamps)}
     told |= {_DEFINITIONS: json.dumps(definitions)} if definitions else {}
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(lines, schema=schema(columns).with_metadata(told or None)), buffer)
+    buffer, table = io.BytesIO(), pa.Table.from_pylist(lines, schema=schema(columns).with_metadata(told or None))
+    pq.write_table(table, buffer, write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -179,7 +179,7 @@ def decoded(content: bytes, columns: list[str] | None = None) -> list[Result]:
     Raises what pyarrow does if it is damaged, and ValueError for a digest that is none.
     """
     # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
-    file = pq.ParquetFile(pa.BufferReader(content))
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     there = file.schema_arrow.names
     lines: list[Result] = file.read(columns=columns, use_threads=False).to_pylist()
     if "fingerprint" in there:

@@ -194,8 +194,6 @@ def weights(fingerprint: str, store: Store) -> Weights:
     if result["outcome"] == "diverged":
         raise UserError(f"Trial {fingerprint} has diverged: its weights are no numbers.")
     try:
-        if not content:
-            raise encoder.EncoderError("it is empty")
         return encoder.of_checkpoint(io.BytesIO(content))
     except encoder.EncoderError as error:
         raise UserError(

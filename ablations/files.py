@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from ablations.table import UserError
 from simsiam import buckets
 
 _ROOT = Path(__file__).resolve().parent.parent
+_DIGEST = hashlib.sha256().digest_size  # bytes
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ def _write_to_disk(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The place of one trial's checkpoint."""
+    """The place of one trial's checkpoint. What is read of it is what was written, bit for bit."""
 
     folder: Folder
     name: str
@@ -221,10 +224,18 @@ class Checkpoint:
         return self.folder.modified(self.name)
 
     def read(self) -> bytes | None:
-        return self.folder.read(self.name)
+        """What was written; None if there is nothing, or if a disk has damaged it, of which it warns."""
+        if (found := self.folder.read(self.name)) is None:
+            return None
+        content, digest = found[:-_DIGEST], found[-_DIGEST:]
+        if hashlib.sha256(content).digest() != digest:
+            warnings.warn(f"{self.folder}/{self.name} is damaged and counts for nothing. Remove it.", stacklevel=2)
+            return None
+        return content
 
     def write(self, content: bytes) -> None:
-        self.folder.write(self.name, content)
+        # torch.load, which looks at no checksum, reads a file with more behind it as well.
+        self.folder.write(self.name, content + hashlib.sha256(content).digest())
 
 
 def results_place(given: str | None) -> str:

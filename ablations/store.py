@@ -144,7 +144,7 @@ class Store:
     def kept(self, fingerprint: str) -> bytes | None:
         """The last checkpoint of a finished trial, if it was kept: that of its result, not of other sources'."""
         result = self.trial(fingerprint)
-        return self.folder.read(_kept(fingerprint, result)) if result else None
+        return Checkpoint(self.folder, _kept(fingerprint, result)).read() if result else None
 
     def unkept(self, fingerprints: Iterable[str]) -> set[str]:
         """Of these trials, those that no checkpoint of their result is kept of."""
@@ -175,7 +175,7 @@ class Store:
             self.folder.write(_pictures(fingerprint), encoded(PICTURES, pictures))
         checkpoint = self.checkpoint(fingerprint, result["method"])
         if keep_checkpoint and (content := checkpoint.read()):
-            self.folder.write(_kept(fingerprint, result), content)
+            Checkpoint(self.folder, _kept(fingerprint, result)).write(content)
         self.folder.write(_trial(fingerprint), encoded(TRIAL, [result]))
         self.tidy([fingerprint])
 

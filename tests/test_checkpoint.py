@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import random
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
 
+from ablations.files import Checkpoint, Folder
 from simsiam import checkpoint, distributed
 
 
@@ -36,6 +41,25 @@ def test_a_torn_checkpoint_is_none() -> None:
     whole = checkpoint.pack(tiny.config(), {"step": 3})
     for content in (b"", whole[:100], whole[:-50], b"not a checkpoint"):
         assert checkpoint.unpack(tiny.config(), content) is None
+
+
+def test_a_bit_that_a_disk_turns_is_noticed(tmp_path: Path) -> None:
+    content = checkpoint.pack(tiny.config(), {"model": {"w": torch.randn(3, 3)}})
+    place = Checkpoint(Folder.at(tmp_path), "checkpoints/one.pt")
+    place.write(content)
+    file, chosen = tmp_path / place.name, random.Random(0)
+    whole = file.read_bytes()
+    assert place.read() == content
+    assert torch.load(io.BytesIO(whole), weights_only=True)["state"]["model"]["w"].shape == (3, 3)
+    damaged = [b"", whole[:-1], whole[:20], content]
+    for bit in [0, 8 * len(whole) - 1, *chosen.sample(range(8 * len(whole)), 300)]:
+        turned = bytearray(whole)
+        turned[bit // 8] ^= 1 << bit % 8
+        damaged.append(bytes(turned))
+    for each in damaged:
+        file.write_bytes(each)
+        with pytest.warns(UserWarning, match=r"checkpoints/one\.pt is damaged"):
+            assert place.read() is None
 
 
 def test_time_of_all_workers_counts_as_many_as_there_were(monkeypatch: pytest.MonkeyPatch) -> None:

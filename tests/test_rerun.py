@@ -61,6 +61,16 @@ def test_a_checkpoint_that_is_kept_is_that_of_the_result(tmp_path: Path, monkeyp
     assert store.unkept([trial.fingerprint]) == {trial.fingerprint}
 
 
+def test_a_kept_checkpoint_that_a_disk_has_damaged_is_not_given(tmp_path: Path) -> None:
+    store, (trial, _) = Store.at(tmp_path), plan()
+    store.checkpoint(trial.fingerprint, "simsiam").write(b"weights")
+    finish_and_keep(store, trial)
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_bytes(file.read_bytes().replace(b"weights", b"weighty"))
+    with pytest.warns(UserWarning, match=rf"kept/{file.name} is damaged and counts for nothing\. Remove it\."):
+        assert store.kept(trial.fingerprint) is None
+
+
 def test_a_disk_that_does_not_take_the_checkpoint_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, (trial, _) = Store.at(tmp_path), plan()
     store.checkpoint(trial.fingerprint, "simsiam").write(b"weights")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,17 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     finish(store, [trial])
     file = tmp_path / "trials" / f"{trial.fingerprint}.parquet"
     file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{file.name} is damaged"):
+        store.trial(trial.fingerprint)
+
+
+def test_a_number_that_a_disk_has_changed_is_not_read(tmp_path: Path) -> None:
+    store, (trial, _) = Store.at(tmp_path), plan()
+    finish(store, [trial], knn_top1=81.375)
+    file = tmp_path / "trials" / f"{trial.fingerprint}.parquet"
+    one, other = (struct.pack("<d", number) for number in (81.375, 91.375))
+    assert one in file.read_bytes()
+    file.write_bytes(file.read_bytes().replace(one, other))
     with pytest.raises(UserError, match=f"{file.name} is damaged"):
         store.trial(trial.fingerprint)
 
