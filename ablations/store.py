@@ -158,8 +158,7 @@ class Store:
         return None if digest is None else self.folder.read(_encoder(digest))
 
     def keep_encoder(self, digest: str, content: bytes) -> None:
-        if not self.folder.exists(_encoder(digest)):
-            self.folder.write(_encoder(digest), content)
+        self.folder.write(_encoder(digest), content)  # also over one of this name: a disk may have damaged it
 
     def write(self, result: Result, curve: list[Result], *, keep_checkpoint: bool = False) -> None:
         """Keep a finished trial: its curve, its `pictures` and its checkpoint, then the file that says it is done.
