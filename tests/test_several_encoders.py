@@ -83,7 +83,7 @@ def test_a_row_kept_of_several_is_no_encoder_to_start_from(folder: Path) -> None
     refused = "has several kinds of results.*" + "; ".join(rf"{of[name]} \(digits, digits@0, {name}\)" for name in "AB")
     with pytest.raises(UserError, match=refused):
         encoders.of_trials("transfer/fine_tuned", store)
-    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(UserError, match=r"was not kept\. Train it again"):
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(UserError, match=r"not kept\. Train it again"):
         encoders.weights(tuned[0]["fingerprint"], store)
 
 
