@@ -16,11 +16,18 @@ from types import TracebackType
 from typing import Any, Self
 
 from ablations.files import Folder
-from ablations.terminal import shown
+from ablations.terminal import say, shown
 
 _FOLDER = "running"
 _SECONDS = 5.0  # between two posts
-_DEAD = 3600.0  # seconds without a word after which a board is of no run
+_ALIVE = 3 * _SECONDS  # without a word before a run counts as ended
+_DEAD = 3600.0  # seconds after which its board is taken away
+_NAMED = 3  # trials in a note on another run
+
+_TWICE = (
+    "Another run that writes here, heard of {seconds:.0f} s ago, has {number} of these trainings too: {names}. "
+    "What both train is trained twice, to the same numbers; `python -m ablations.results watch` shows both."
+)
 _BESIDES = 6  # lines of a terminal that are not for trials
 _LEAST = 4  # trials shown, however low the terminal is
 
@@ -30,6 +37,7 @@ class Told:
     """How far one trial is. Numbers are None before there are any; `left` is in seconds."""
 
     name: str
+    fingerprint: str
     status: str
     epochs: int
     waiting: bool = False
@@ -105,14 +113,26 @@ class Post:
 
     def _go_on(self) -> None:
         with contextlib.suppress(Exception):
-            for name, seconds, _ in _boards(self._folder):
+            for name, seconds, theirs in _boards(self._folder):
                 if seconds > _DEAD:  # of a run that was killed
                     self._folder.remove(name)
+                elif seconds < _ALIVE and (names := _in_both(self._board(), theirs)):
+                    say(_TWICE.format(seconds=seconds, number=len(names), names=_some(names)), error=True)
         while not self._over.wait(_SECONDS):
             with contextlib.suppress(Exception):  # no trial fails for it
                 self._folder.write(self._name, packed(self._board()))
         with contextlib.suppress(Exception):
             self._folder.remove(self._name)
+
+
+def _in_both(mine: Board, theirs: Board) -> list[str]:
+    """The names of trials that neither run has ended yet."""
+    ours, its = ({each.fingerprint: each.name for each in board.trials if not each.ended} for board in (mine, theirs))
+    return [name for fingerprint, name in ours.items() if fingerprint in its]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + ", ..." * (len(names) > _NAMED)
 
 
 def packed(board: Board) -> bytes:

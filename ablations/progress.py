@@ -153,7 +153,8 @@ class _State:
         numbers = {name: self.line[name] for name in ("epoch", "loss", "z_std", "knn_top1")} if self.line else {}
         waiting = self.status == _WAITING
         left = None if self.ended else self.left()
-        return Told(self.name, self.status, self.epochs, waiting=waiting, ended=self.ended, left=left, **numbers)
+        what: dict[str, Any] = dict(name=self.name, fingerprint=self.trial.fingerprint, status=self.status)
+        return Told(**what, epochs=self.epochs, waiting=waiting, ended=self.ended, left=left, **numbers)
 
     def text(self) -> str:
         cells = zip(("epoch {}", "loss {}", "z_std {}", "kNN {} %", "{} left"), self.told().cells(), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -21,12 +22,12 @@ from ablations.files import Folder
 from ablations.results import __main__ as results_main
 
 ROOT = Path(__file__).resolve().parent.parent
-TRIAL = Told("table/row seed 0", "running", 10, epoch=3, loss=-0.5, z_std=0.9, knn_top1=80.0, left=70.0)
+TRIAL = Told("table/row seed 0", "a" * 20, "running", 10, epoch=3, loss=-0.5, z_std=0.9, knn_top1=80.0, left=70.0)
 
 
 def test_a_board_comes_back_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board, "_SECONDS", 0.05)
-    mine = Board("1 of 3 done", [TRIAL, Told("table/row seed 1", "finished", 10, ended=True)])
+    mine = Board("1 of 3 done", [TRIAL, Told("table/row seed 1", "b" * 20, "finished", 10, ended=True)])
     folder = Folder.at(tmp_path)
     with Post(folder, lambda: mine):
         deadline = time.monotonic() + 20
@@ -57,6 +58,23 @@ def test_the_board_of_a_run_that_was_killed_goes_with_the_next_run(
     with Post(folder, lambda: Board("", [])):
         time.sleep(0.3)
     assert folder.names("running") == ["silent.json"]
+
+
+def test_a_run_beside_another_says_what_is_trained_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(board, "_SECONDS", 0.05)
+    mine = Board("", [TRIAL, Told("table/row seed 1", "b" * 20, "waiting", 10, waiting=True)])
+    notes = []
+    for seconds, theirs in ((100, mine), (1, Board("", [dataclasses.replace(TRIAL, ended=True)])), (1, mine)):
+        told = {**json.loads(board.packed(theirs)), "written": time.time() - seconds}
+        (tmp_path / "running").mkdir(exist_ok=True)
+        (tmp_path / "running" / "a.json").write_text(json.dumps(told))
+        with Post(Folder.at(tmp_path), lambda: mine):
+            time.sleep(0.3)
+        notes.append(capsys.readouterr().err)
+    assert notes[:2] == ["", ""]
+    assert "heard of 1 s ago, has 2 of these trainings too: table/row seed 0, table/row seed 1." in notes[2]
 
 
 def test_what_is_no_board_is_left_out(tmp_path: Path) -> None:
@@ -106,9 +124,9 @@ def test_a_hundred_trials_fit_in_a_terminal_of_80_by_24() -> None:
     """rich draws the window within the height, whatever the number of trials."""
     code = (
         "from rich.console import Console; from ablations.board import Board, Told\n"
-        "trials = [Told(f'symmetrization/asym_2x seed {i}', 'running', 100, epoch=12, loss=-0.9, z_std=0.9,"
+        "trials = [Told(f'symmetrization/asym_2x seed {i}', '', 'running', 100, epoch=12, loss=-0.9, z_std=0.9,"
         " knn_top1=90.0, left=4000.0) for i in range(4)]\n"
-        "trials += [Told(f'batch_norm/not_affine seed {i}', 'waiting', 100, waiting=True) for i in range(96)]\n"
+        "trials += [Told(f'batch_norm/not_affine seed {i}', '', 'waiting', 100, waiting=True) for i in range(96)]\n"
         "Console().print(Board('0 of 100 done, 3:12:05 left in all', trials).grid(24))"
     ).replace("\\\n", "\n")
     parent, child = pty.openpty()

@@ -177,7 +177,9 @@ def test_watch_refuses_a_table_and_a_recipe_that_there_are_none_of(
         told = capsys.readouterr()
         assert error in told.err
         assert not told.out
-    trial = board.Told("mine/usual seed 0", "running", 5)  # a table of one's own, of which nothing is done yet
+    trial = board.Told(
+        "mine/usual seed 0", "c" * 20, "running", 5
+    )  # a table of one's own, of which nothing is done yet
     Store.at(tmp_path).folder.write("running/a.json", board.packed(board.Board("1 of 1", [trial])))
     assert results_main.main(["watch", "mine", "--once", "--results", str(tmp_path)]) == 0
 
