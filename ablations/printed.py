@@ -15,6 +15,7 @@ from ablations.agreement import Agreement, ClaimTwice
 from ablations.board import duration
 from ablations.fidelity import Fidelity
 from ablations.table import Table
+from ablations.terminal import width
 from ablations.verdict import METRIC, UNTRAINED, Interval, Verdict, number
 from simsiam.methods import DETECTION
 
@@ -160,8 +161,9 @@ def spread(lines: Sequence[Result], name: str, digits: int) -> str:
 def aligned(cells: Sequence[Sequence[str]]) -> str:
     """Lines of cells as a Markdown table, its columns aligned."""
     cells = [[cell.replace("|", r"\|") for cell in line] for line in cells]  # a row's own name may have one
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
+    widths = [max(width(line[i]) for line in cells) for i in range(len(cells[0]))]
+    padded = ([cell + " " * (w - width(cell)) for cell, w in zip(line, widths, strict=True)] for line in cells)
+    lines = [f"| {' | '.join(line)} |" for line in padded]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import unicodedata
 from typing import IO
 
 from simsiam.text import printable
@@ -50,6 +51,12 @@ def shown(line: str) -> str:
     """A line as standard output can show it: other letters, and what a terminal would act on, are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return printable(line).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def width(line: str) -> int:
+    """The columns of a terminal that it takes: letters of East Asia take two, accents that combine with one none."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in line)
+    return len(line) + wide - sum(map(bool, map(unicodedata.combining, line)))
 
 
 _GONE = {errno.EPIPE, errno.EIO, errno.EBADF}  # the reader of a pipe, the terminal, the stream itself

@@ -69,7 +69,7 @@ ARROWS = {
     "progress": {"board", "table", "terminal", "tracking"},
     "tracking": {"files", "table", "terminal"},
     "board": {"files", "terminal"},
-    "printed": {"agreement", "board", "fidelity", "lines", "provenance", "table", "verdict"},
+    "printed": {"agreement", "board", "fidelity", "lines", "provenance", "table", "terminal", "verdict"},
     "printed_plan": {"board", "estimate", "planning", "printed", "store", "table"},
     "timing": {"estimate", "launch_local", "table", "terminal", "trial"},
     "printed_grid": {"grid", "lines", "printed", "table", "tuned", "verdict"},

@@ -145,3 +145,9 @@ def test_claims_say_what_their_intervals_are_and_whose_they_are() -> None:
     text = printed.claims(one, overrides="epochs=3")
     assert "The recipe is altered (--set epochs=3)" in text
     assert "One seed decides only what collapses or diverges" in text
+
+
+def test_wide_letters_and_accents_stay_in_their_columns() -> None:
+    accent = "e" + chr(0x301)
+    lines = printed.aligned([("row", "n"), ("分離", "1"), (accent, "2"), ("é|", "3")]).split("\n")
+    assert lines[2:] == ["| 分離 | 1 |", f"| {accent}    | 2 |", r"| é\|  | 3 |"]
