@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os.path
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from simsiam.config import GRAPH, MAX_PIXELS, STEPS
 
 MOST_SEEDS = 1000
 _LAST_SEED = 1_000_000
+_PATH = os.path.expanduser  # of an option: the shell leaves the ~ of --weights=~/one.pt as it is
 _SEEDS_OF_A_VERDICT = 5  # with 3, the interval's half-width is 2.5 standard deviations
 _LOOKS = (3, 5, 10)  # seeds at which --seeds-until-decided judges, before its last
 
@@ -111,10 +113,12 @@ def _look(add: Callable[..., Any]) -> None:
     add("--plan", action="store_true", help="what would run, what is there, and how long it may take")
     add("--probe", action="store_true", help="with --plan: time a step of each kind that was not trained here yet")
     add("--device", metavar="KIND", help="with --plan: how long on another kind, as 'NVIDIA H200', by measured speeds")
-    add("--cluster", metavar="FILE.yaml", help="with --plan and --device or --probe: how long on a cluster's machines")
+    clusters = "with --plan and --device or --probe: how long on a cluster's machines"
+    add("--cluster", type=_PATH, metavar="FILE.yaml", help=clusters)
     add("--fingerprints", action="store_true", help="with --plan: of all results, not of the first ten")
     add(
         "--check",
+        type=_PATH,
         nargs="?",
         const="",
         metavar="VIEWS.png",
@@ -123,7 +127,7 @@ def _look(add: Callable[..., Any]) -> None:
 
 
 def _what(add: Callable[..., Any]) -> None:
-    add("--table", help="which table, 'all', or FILE.py with one of your own")
+    add("--table", type=_PATH, help="which table, 'all', or FILE.py with one of your own")
     add("--rows", help="only these rows, separated by commas")
     add("--recipe", default="digits", help="which baseline (default: digits)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
@@ -160,7 +164,8 @@ def _data(add: Callable[..., Any]) -> None:
 
 def _encoder(add: Callable[..., Any]) -> None:
     add("--from", dest="given", metavar="TABLE/ROW", help="encoders of kept checkpoints, for tables that need one")
-    add("--weights", metavar="FILE", help="an encoder in a file of safetensors or torch, for tables that need one")
+    weights = "an encoder in a file of safetensors or torch, for tables that need one"
+    add("--weights", type=_PATH, metavar="FILE", help=weights)
 
 
 def _where(add: Callable[..., Any]) -> None:

@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--watch", action="store_true", help=_WATCH)
     other.add_argument("--format", choices=FORMATS, help="print the tables, how they were made, and whom to cite")
-    other.add_argument("--figures", metavar="DIR", help="write each chart there as SVG and PDF, for two columns")
+    figures = "write each chart there as SVG and PDF, for two columns"
+    other.add_argument("--figures", type=os.path.expanduser, metavar="DIR", help=figures)
     return parser
 
 

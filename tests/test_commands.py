@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from ablations import files, options, request, run
+from ablations import files, options, report, request, run
 from ablations.table import UserError
 
 OWN = """\
@@ -147,6 +147,13 @@ def test_a_tilde_of_data_is_ones_home(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv("SIMSIAM_DATA", "" if given else "~/pictures")
         with pytest.raises(UserError, match=str(tmp_path / "pictures")):
             request.source(options.parser().parse_args(["--recipe", "imagenette", *given]))
+
+
+def test_a_tilde_of_any_file_is_ones_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/at/home")
+    for option in ("table", "weights", "check", "cluster"):
+        assert getattr(options.parser().parse_args([f"--{option}=~/mine"]), option) == "/at/home/mine"
+    assert report._parser().parse_args(["--figures=~/mine"]).figures == "/at/home/mine"
 
 
 @pytest.mark.parametrize("values", ["0,1", "0.1,x", "0.1,0.1"])
