@@ -153,7 +153,8 @@ class Fire:
         if not self.kinds or time.monotonic() < self.next:
             return
         finished = len([*self.results.glob("trials/*.parquet")])
-        if finished * self.kills < len(self.killed) * (TRIALS - 1):  # every trial gets its share
+        # Every trial gets its share; the last one alone would end before its kills.
+        if finished * self.kills < len(self.killed) * (TRIALS - 2):
             return
         if not self._kill(self.kinds[-1], run):
             self.next = time.monotonic() + self.random.uniform(*PAUSE)

@@ -9,16 +9,14 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from made import ONE, OTHER, a_result, plan, published
 from scipy import stats
-from test_store import a_result, plan
 
 from ablations import agreement, printed, results
 from ablations.agreement import AGREE, CONTRARY, DIFFER, OPEN, SAME
 from ablations.results import __main__ as results_main
 from ablations.store import Store
 from ablations.verdict import UNDECIDED
-
-ONE, OTHER = [90.0, 91.5, 93.0, 92.0, 91.0], [92.0, 95.0, 94.0, 96.5, 93.0]
 
 
 def lines(values: list[float | None], first_seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
@@ -170,24 +168,6 @@ def test_what_is_printed_counts_trainings_and_says_what_holds_together() -> None
     assert "One training" not in printed.agreement(agreement.rows(alone, alone), [])
     others = [{**line, "fingerprint": line["table"] + line["fingerprint"]} for line in one]
     assert "One training" in printed.agreement(agreement.rows(others, one), [])  # in one of both
-
-
-def published(place: Path, knn: dict[str, list[float]], first_seed: int = 0) -> Path:
-    """A results folder of stop_gradient: row -> kNN by seed; below 50 is collapsed."""
-    store = Store.at(place)
-    trials = plan(seeds=range(first_seed, first_seed + 5))
-    for trial in trials:
-        value = knn[trial.row.name][trial.config.seed - first_seed]
-        result = a_result(
-            trial.config,
-            knn_top1=value,
-            knn_top1_init=40.0,
-            outcome="finished" if value > 50 else "collapsed",
-            wall_seconds=1.0,
-        )
-        store.write(result, [{"epoch": 1, "loss": -0.5}])
-    store.rebuild(trials)
-    return place
 
 
 def test_the_command_compares_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
-from test_agreement import ONE, published
-from test_store import a_result, plan
+from made import ONE, a_result, plan, published
 
 from ablations import report, run
 from ablations.store import Store

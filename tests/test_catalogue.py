@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny
-from test_store import finish, plan
+from made import finish, plan
 
 from ablations import asked, catalogue, columns, planning, report, results, run, submit, tables
 from ablations.store import Store

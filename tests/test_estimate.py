@@ -11,8 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import tiny
-from test_agreement import ONE, OTHER, published
-from test_store import finish, plan
+from made import ONE, OTHER, finish, plan, published
 
 from ablations import catalogue, estimate, planning, printed_plan, provenance, report, run, timing
 from ablations.estimate import Times

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_store import a_result, plan
+from made import a_result, plan
 
 from ablations import fidelity, results
 from ablations.results import __main__ as results_main

@@ -13,8 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import tiny
-from test_agreement import ONE, OTHER, published
-from test_store import a_result, plan
+from made import ONE, OTHER, a_result, plan, published
 
 from ablations import grid, planning, report, results, run
 from ablations.page import build, charts, evidence

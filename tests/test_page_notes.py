@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from test_agreement import ONE, OTHER, published
+from made import ONE, OTHER, a_result, plan, published
 from test_page import page
-from test_store import a_result, plan
 
 from ablations import columns, printed, report
 from ablations.page import evidence, paper

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_agreement import ONE, OTHER, published
-from test_store import a_result, plan
+from made import ONE, OTHER, a_result, plan, published
 
 from ablations import lines, printed, report, results
 from ablations.page import build, evidence, paper

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import tiny
-from test_store import finish, plan
+from made import finish, plan
 
 from ablations import catalogue, grid, planning, provenance, published, results
 from ablations.store import Store

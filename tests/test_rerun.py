@@ -9,7 +9,7 @@ from unittest import mock
 import pandas as pd
 import pytest
 import tiny
-from test_store import a_result, finish, plan
+from made import a_result, finish, plan
 
 from ablations import provenance, rerun, run
 from ablations import trial as trials

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import tiny
+from made import a_result, plan
 from scipy import stats
-from test_store import a_result, plan
 
 from ablations import catalogue, planning, report, results, run
 from ablations import table as tables

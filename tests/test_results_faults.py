@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_store import a_result, plan
+from made import a_result, plan
 
 from ablations import board, results
 from ablations.columns import COLUMNS

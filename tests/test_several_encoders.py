@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_store import a_result
+from made import a_result
 
 from ablations import catalogue, encoders, lines, planning, results
 from ablations.page import evidence, paper

@@ -14,37 +14,17 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
+from made import a_result, finish, plan
 from test_config import some_configs
 
-from ablations import catalogue, planning, provenance
+from ablations import planning, provenance
 from ablations.columns import COLUMNS
 from ablations.files import Folder
 from ablations.lines import FAILED, INFEASIBLE, unfinished
 from ablations.rebuild import Rebuild
 from ablations.store import Store
-from ablations.table import Row, Table, Trial, UserError
+from ablations.table import Row, Table, UserError
 from simsiam.config import FIELDS, Config, fingerprint
-
-
-def plan(table: str = "stop_gradient", **changes: Any) -> list[Trial]:
-    asked: dict[str, Any] = dict(recipe="digits", data="digits@0", train_images=1437, overrides={})
-    return planning.plan(catalogue.get(table), **(asked | changes))
-
-
-def a_result(config: Config, **changes: Any) -> dict[str, Any]:
-    return {
-        **dataclasses.asdict(config),
-        "fingerprint": fingerprint(config),
-        "outcome": "finished",
-        "knn_top1": 90.0,
-        "sources": provenance.sources(),
-        **changes,
-    }
-
-
-def finish(store: Store, trials: list[Trial], **changes: Any) -> None:
-    for trial in trials:
-        store.write(a_result(trial.config, **changes), [{"epoch": 1, "loss": -0.5}])
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
