@@ -153,8 +153,8 @@ class Fire:
         if not self.kinds or time.monotonic() < self.next:
             return
         finished = len([*self.results.glob("trials/*.parquet")])
-        # Every trial gets its share; the last one alone would end before its kills.
-        if finished * self.kills < len(self.killed) * (TRIALS - 2):
+        # Every trial gets its share; the last ones alone would end before theirs.
+        if finished * self.kills < len(self.killed) * (TRIALS - 3):
             return
         if not self._kill(self.kinds[-1], run):
             self.next = time.monotonic() + self.random.uniform(*PAUSE)
