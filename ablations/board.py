@@ -23,13 +23,13 @@ _SECONDS = 5.0  # between two posts
 _ALIVE = 3 * _SECONDS  # without a word before a run counts as ended
 _DEAD = 3600.0  # seconds after which its board is taken away
 _NAMED = 3  # trials in a note on another run
+_BESIDES = 6  # lines of a terminal that are not for trials
+_LEAST = 4  # trials shown, however low the terminal is
 
 _TWICE = (
     "Another run that writes here, heard of {seconds:.0f} s ago, has {number} of these trainings too: {names}. "
     "What both train is trained twice, to the same numbers; `python -m ablations.results watch` shows both."
 )
-_BESIDES = 6  # lines of a terminal that are not for trials
-_LEAST = 4  # trials shown, however low the terminal is
 
 
 @dataclass(frozen=True)
