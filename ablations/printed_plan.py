@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from ablations import planning
+from ablations import estimate, planning, provenance
 from ablations.board import duration
 from ablations.estimate import Times
 from ablations.printed import price as money
+from ablations.request import Request
 from ablations.store import Store
 from ablations.table import Trial
 
@@ -17,27 +18,19 @@ _ROWS = 5  # named beside a reason
 
 
 def plan(
-    trials: Sequence[Trial],
-    todo: Mapping[str, Trial],
-    store: Store,
-    *,
-    where: str,
-    long: str,
-    looks: Sequence[int] = (),
-    every: bool = False,
+    request: Request, trials: Sequence[Trial], todo: Mapping[str, Trial], store: Store, *, looks: Sequence[int] = ()
 ) -> str:
     """What would run, what is there, what cannot run and why, how long it may take, and what a trial asks for.
 
     Args:
         todo: fingerprint -> trial, of those that this command runs.
-        where: in words.
-        long: how long, in words of `how_long`.
         looks: after how many seeds the claims are judged, where it may end before the last.
-        every: whether each result's fingerprint is told, not those of the first few.
+
+    Raises UserError for a kind of device, or a cluster's file, that tells no time.
     """
     distinct = planning.distinct(trials)
     states = store.states(distinct)
-    told = trials if every else trials[:_NAMED]
+    told = trials if request.args.fingerprints else trials[:_NAMED]
     lines = [f"  {t.fingerprint}  {t.name}: {states.get(t.fingerprint, 'infeasible')}" for t in told]
     if left := len(trials) - len(lines):
         lines.append(f"  ... and {left} more: --plan --fingerprints shows all.")
@@ -50,8 +43,8 @@ def plan(
         lines.append(f"Infeasible: {', '.join(list(rows)[:_ROWS])}{besides}: {reason}")
     lines.append(_counts(trials, distinct, states))
     if todo:
-        lines.append(f"Now: {len(todo)} training{'s' * (len(todo) > 1)}, {where}.")
-        lines.append(long)
+        lines.append(f"Now: {len(todo)} training{'s' * (len(todo) > 1)}, {request.where}.")
+        lines.append(_time(request, todo, store))
         if looks[1:]:
             judged = f"{', '.join(map(str, looks[:-1]))} and {looks[-1]}"
             lines.append(f"That is the most: claims are judged after {judged} seeds; more, only for what is undecided.")
@@ -71,6 +64,27 @@ def _counts(trials: Sequence[Trial], distinct: Mapping[str, Trial], states: Mapp
     there = ", ".join(f"{n} {state}" for state, n in sorted(Counter(states.values()).items()))
     trainings = f"{len(distinct)} training{'s' * (len(distinct) != 1)}{since}"
     return f"{product}{len(trials)} result{'s' * (len(trials) != 1)}{cannot}: {trainings}; {there or 'none'}."
+
+
+def _time(request: Request, todo: Mapping[str, Trial], store: Store) -> str:
+    args, trials = request.args, list(todo.values())
+    if args.device:
+        its = request.source
+        times = estimate.on(args.device, trials, store, args.threads, (its.train_images, its.test_images))
+    elif args.probe:
+        from ablations import timing
+
+        known = estimate.speeds(estimate.costs(store), provenance.machine(), args.threads)
+        found = known | timing.speeds(trials, request.runtime, known)
+        times = estimate.times(trials, found, f" on this machine's {provenance.machine()}")
+    else:
+        times = estimate.here(trials, store, args.threads)
+    at_once = None
+    if args.cluster is not None:
+        from ablations import machines
+
+        at_once = machines.at_once(args.cluster, request.runtime), args.cluster
+    return how_long(times, workers=args.workers, price=args.price, at_once=at_once, here=not args.device)
 
 
 def how_long(

@@ -17,12 +17,13 @@ FILES = [*ROOT.glob("simsiam/**/*.py"), *ROOT.glob("ablations/**/*.py")]
 # What each room of ablations/ may import of ablations/; a room not named here may import nothing of it.
 ARROWS = {
     "run": {
-        *("options", "request", "table", "store", "rebuild", "rerun", "board", "progress", "printed", "report"),
-        *("estimate", "machines", "printed_plan", "provenance", "timing"),
-        *("catalogue", "planning", "grid", "printed_grid", "listing", "tracking"),
-        *("files", "verdict"),
-        "terminal",
-        *("data_check", "encoders"),
+        *("options", "request", "catalogue", "planning", "table", "grid", "encoders", "rerun", "training"),
+        *("files", "store", "verdict", "report"),
+        *("data_check", "listing", "printed", "printed_grid", "printed_plan", "terminal"),
+    },
+    "training": {
+        *("request", "planning", "table", "grid", "rerun", "rebuild", "store", "verdict"),
+        *("board", "printed_plan", "progress", "terminal", "tracking"),
         *("alarm", "launch", "launch_local", "launch_jobs"),
     },
     "options": {"table"},
@@ -70,7 +71,9 @@ ARROWS = {
     "tracking": {"files", "table", "terminal"},
     "board": {"files", "terminal"},
     "printed": {"agreement", "board", "fidelity", "lines", "provenance", "table", "terminal", "verdict"},
-    "printed_plan": {"board", "estimate", "planning", "printed", "store", "table"},
+    "printed_plan": {
+        *("board", "estimate", "machines", "planning", "printed", "provenance", "request", "store", "table", "timing"),
+    },
     "timing": {"estimate", "launch_local", "table", "terminal", "trial"},
     "printed_grid": {"grid", "lines", "printed", "table", "tuned", "verdict"},
     "estimate": {"catalogue", "columns", "provenance", "store", "table"},

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from made import a_result, finish, plan
 
-from ablations import provenance, rerun, run
+from ablations import provenance, rerun, run, training
 from ablations import trial as trials
 from ablations.files import Folder
 from ablations.store import Store
@@ -30,7 +30,7 @@ def test_rerun_unkept_without_keeping_is_refused(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("owner", "name", "error", "code"),
     [
-        (run, "_launcher", UserError("no place for a trial"), 2),
+        (training, "_launcher", UserError("no place for a trial"), 2),
         (trials, "run", RuntimeError("out of luck"), 1),
         (trials, "run", KeyboardInterrupt(), 130),
     ],
