@@ -125,29 +125,11 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
     """
     begun = time.time()
     asked = named.tables(args)
-    for option, low, high in (
-        ("seeds_until_decided", 1, MOST_SEEDS),
-        ("workers", 1, 100_000),
-        ("threads", 1, 1000),
-        ("loader_processes", 0, 1000),
-        ("jobs", 1, 1000),
-    ):
-        value = getattr(args, option)
-        if value is not None and not low <= value <= high:
-            raise UserError(f"--{option.replace('_', '-')} must be {low} to {high}. Got {value} instead.")
+    _check_numbers(args)
     if args.seeds is not None and args.seeds_until_decided is not None:
         raise UserError("--seeds and --seeds-until-decided exclude each other. Leave one out.")
     if args.rerun == "unkept" and not args.keep_checkpoints:
         raise UserError("--rerun unkept is for --keep-checkpoints, and would keep none without it. Add that.")
-    if not args.checkpoint_seconds >= 0:
-        raise UserError(f"--checkpoint-seconds must be a number at least 0. Got {args.checkpoint_seconds:g} instead.")
-    if args.price is not None and not 0 <= args.price < math.inf:
-        raise UserError(f"--price must be a finite number at least 0. Got {args.price:g} instead.")
-    if args.time_limit is not None and not _END_SECONDS / 60 < args.time_limit <= _LONGEST:
-        raise UserError(
-            f"--time-limit must be above {_END_SECONDS / 60:g} minutes, the time that the tables take at the end, and "
-            f"at most {_LONGEST:,}. Got {args.time_limit:g} instead."
-        )
     _check_the_plan(args)
     _check_the_launcher(args)
     if args.table == "all" and args.rows:
@@ -167,6 +149,29 @@ def read(args: argparse.Namespace, encoders: Encoders = planning.no_encoders) ->
         encoders=encoders,
         until=None if args.time_limit is None else begun + 60 * args.time_limit - _END_SECONDS,
     )
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Raises UserError for one that is out of its range."""
+    for option, low, high in (
+        ("seeds_until_decided", 1, MOST_SEEDS),
+        ("workers", 1, 100_000),
+        ("threads", 1, 1000),
+        ("loader_processes", 0, 1000),
+        ("jobs", 1, 1000),
+    ):
+        value = getattr(args, option)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"--{option.replace('_', '-')} must be {low} to {high}. Got {value} instead.")
+    if not args.checkpoint_seconds >= 0:
+        raise UserError(f"--checkpoint-seconds must be a number at least 0. Got {args.checkpoint_seconds:g} instead.")
+    if args.price is not None and not 0 <= args.price < math.inf:
+        raise UserError(f"--price must be a finite number at least 0. Got {args.price:g} instead.")
+    if args.time_limit is not None and not _END_SECONDS / 60 < args.time_limit <= _LONGEST:
+        raise UserError(
+            f"--time-limit must be above {_END_SECONDS / 60:g} minutes, the time that the tables take at the end, and "
+            f"at most {_LONGEST:,}. Got {args.time_limit:g} instead."
+        )
 
 
 def _check_the_claims(args: argparse.Namespace, tables: list[Table]) -> None:
