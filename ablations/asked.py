@@ -64,7 +64,7 @@ def text(name: str) -> str:
     if name in with_the_job:
         return with_the_job[name]
     try:
-        return Path(name).read_text(encoding="utf-8-sig")
+        return Path(name).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"--table {name} cannot be read: {said}.") from None

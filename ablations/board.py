@@ -28,7 +28,7 @@ _LEAST = 4  # trials shown, however low the terminal is
 
 _TWICE = (
     "Another run that writes here, heard of {seconds:.0f} s ago, has {number} of these trainings too: {names}. "
-    "What both train is trained twice, to the same numbers; `python -m ablations.results watch` shows both."
+    "If it goes on, they are trained twice; `python -m ablations.results watch` shows both."
 )
 
 
@@ -112,17 +112,27 @@ class Post:
         self._thread.join(_SECONDS)
 
     def _go_on(self) -> None:
-        with contextlib.suppress(Exception):
-            for name, seconds, theirs in _boards(self._folder):
-                if seconds > _DEAD:  # of a run that was killed
-                    self._folder.remove(name)
-                elif seconds < _ALIVE and (names := _in_both(self._board(), theirs)):
-                    say(_TWICE.format(seconds=seconds, number=len(names), names=_some(names)), error=True)
-        while not self._over.wait(_SECONDS):
+        looks = 2  # at the other boards: one that begins with this one is there at the second
+        while True:
             with contextlib.suppress(Exception):  # no trial fails for it
                 self._folder.write(self._name, packed(self._board()))
+                if looks:
+                    looks = 0 if self._look() else looks - 1
+            if self._over.wait(_SECONDS):
+                break
         with contextlib.suppress(Exception):
             self._folder.remove(self._name)
+
+    def _look(self) -> bool:
+        """Remove the boards of runs that were killed -> whether a run that goes on has trials of this one, and said."""
+        told = False
+        for name, seconds, theirs in _boards(self._folder):
+            if seconds > _DEAD:
+                self._folder.remove(name)
+            elif name != self._name and seconds < _ALIVE and (names := _in_both(self._board(), theirs)):
+                say(_TWICE.format(seconds=max(0, seconds), number=len(names), names=_some(names)), error=True)
+                told = True
+        return told
 
 
 def _in_both(mine: Board, theirs: Board) -> list[str]:

@@ -5,6 +5,7 @@ results/README.md tells of each.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -20,7 +21,7 @@ from simsiam import config as configs
 
 Result = dict[str, Any]
 
-_STAMPS, _DEFINITIONS = b"stamps", b"tables"  # keys in a file's metadata
+_STAMPS, _DEFINITIONS, _WRITTEN = b"stamps", b"tables", b"written"  # keys in a file's metadata
 _DIGESTS = {"fingerprint": re.compile("[0-9a-f]{20}"), "sources": re.compile("[0-9a-f]{16}")}  # files are named by them
 
 # What a Config's field was before it was one: files of an earlier version lack it.
@@ -148,11 +149,32 @@ def encoded(
 ) -> bytes:
     """A Parquet file of these lines; of a table, with the stamps of the trials' files that its lines are of, and with
     its definitions where it carries some (ablations/definition.py)."""
-    told = {} if stamps is None else {_STAMPS: json.dumps(stamps)}
-    told |= {_DEFINITIONS: json.dumps(definitions)} if definitions else {}
-    buffer, table = io.BytesIO(), pa.Table.from_pylist(lines, schema=schema(columns).with_metadata(told or None))
+    told = {} if stamps is None else {_STAMPS: json.dumps(stamps).encode()}
+    told |= {_DEFINITIONS: json.dumps(definitions).encode()} if definitions else {}
+    told |= {_WRITTEN: json.dumps({"columns": [*columns], "digest": _digest(told)}).encode()}
+    buffer, table = io.BytesIO(), pa.Table.from_pylist(lines, schema=schema(columns).with_metadata(told))
     pq.write_table(table, buffer, write_page_checksum=True)
     return buffer.getvalue()
+
+
+def _digest(told: Mapping[bytes, bytes]) -> str:
+    return hashlib.sha256(told.get(_STAMPS, b"") + told.get(_DEFINITIONS, b"")).hexdigest()
+
+
+def _opened(content: bytes) -> tuple[pq.ParquetFile, Mapping[bytes, bytes]]:
+    """A Parquet file, and what `encoded` has told in it. Raises ValueError, and what pyarrow does, if it is damaged.
+
+    A page has a checksum, but not what stands behind them all: names of columns, and what is told. Somebody may have
+    added a column.
+    """
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    told = file.schema_arrow.metadata or {}
+    written = json.loads(told.get(_WRITTEN, b"{}"))  # of an earlier version: nothing
+    if lost := set(written.get("columns", ())) - set(file.schema_arrow.names):
+        raise ValueError(f"it was written with {', '.join(sorted(lost))}, too")
+    if written and written["digest"] != _digest(told):
+        raise ValueError("its metadata are not those that were written")
+    return file, told
 
 
 def stamps_in(content: bytes) -> dict[str, Any]:
@@ -166,8 +188,7 @@ def definitions_in(content: bytes) -> dict[str, Any]:
 
 
 def _told(content: bytes, name: bytes) -> dict[str, Any]:
-    metadata = pq.ParquetFile(pa.BufferReader(content)).schema_arrow.metadata or {}
-    found = json.loads(metadata.get(name, b"{}"))
+    found = json.loads(_opened(content)[1].get(name, b"{}"))
     if not isinstance(found, dict):
         raise ValueError(f"its {name.decode()} are {type(found).__name__}")
     return found
@@ -178,9 +199,9 @@ def decoded(content: bytes, columns: list[str] | None = None) -> list[Result]:
 
     Raises what pyarrow does if it is damaged, and ValueError for a digest that is none.
     """
-    # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
-    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    file, _ = _opened(content)
     there = file.schema_arrow.names
+    # Without threads: Arrow's, still starting when a short command ends, abort the interpreter.
     lines: list[Result] = file.read(columns=columns, use_threads=False).to_pylist()
     if "fingerprint" in there:
         missing = {

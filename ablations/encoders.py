@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ablations.files import DamagedError
 from ablations.lines import grouped
 from ablations.store import Store
 from ablations.table import GIVEN, NETWORK, UNKNOWN, Encoder, Fields, UserError
@@ -185,17 +186,16 @@ def weights(fingerprint: str, store: Store) -> Weights:
     result = _result(fingerprint, store)
     if not result["epochs"] and result["encoder"] and (content := store.encoder(result["encoder"])):
         return encoder.unpacked(content, result["encoder"])
-    content = store.kept(fingerprint)
-    if content is None:
-        raise UserError(
-            f"The checkpoint of trial {fingerprint} was not kept. Train it again with --rerun unkept "
-            "--keep-checkpoints, in the command that it was trained by."
-        )
     if result["outcome"] == "diverged":
         raise UserError(f"Trial {fingerprint} has diverged: its weights are no numbers.")
     try:
+        if (content := store.kept(fingerprint)) is None:
+            raise UserError(
+                f"The checkpoint of trial {fingerprint} was not kept. Train it again with --rerun unkept "
+                "--keep-checkpoints, in the command that it was trained by."
+            )
         return encoder.of_checkpoint(io.BytesIO(content))
-    except encoder.EncoderError as error:
+    except (encoder.EncoderError, DamagedError) as error:
         raise UserError(
             f"The kept checkpoint of trial {fingerprint} cannot be used: {error}. Remove it, and train the trial again "
             "with --rerun unkept --keep-checkpoints, in the command that it was trained by."

@@ -9,7 +9,7 @@ import json
 import os
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,25 +212,45 @@ def _write_to_disk(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+class DamagedError(UserError):
+    """A file is not what was written."""
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """The place of one trial's checkpoint. What is read of it is what was written, bit for bit."""
+    """The place of one trial's checkpoint. What is read of it is what was written, bit for bit.
+
+    Args:
+        tell: what a person is told by of one that a disk has damaged.
+    """
 
     folder: Folder
     name: str
+    tell: Callable[[str], None] = _warn
 
     def modified(self) -> int | None:
         """When it was written last, in ns; None if it is not there."""
         return self.folder.modified(self.name)
 
     def read(self) -> bytes | None:
-        """What was written; None if there is nothing, or if a disk has damaged it, of which it warns."""
+        """What was written; None if there is nothing, or if a disk has damaged it."""
+        try:
+            return self.intact()
+        except DamagedError as error:
+            self.tell(f"{error}: the trial starts again")
+            return None
+
+    def intact(self) -> bytes | None:
+        """The same, but that it raises DamagedError."""
         if (found := self.folder.read(self.name)) is None:
             return None
         content, digest = found[:-_DIGEST], found[-_DIGEST:]
         if hashlib.sha256(content).digest() != digest:
-            warnings.warn(f"{self.folder}/{self.name} is damaged and counts for nothing. Remove it.", stacklevel=2)
-            return None
+            raise DamagedError(f"{self.folder}/{self.name} is damaged")
         return content
 
     def write(self, content: bytes) -> None:

@@ -103,7 +103,9 @@ def attempt(
             config,
             runtime,
             pictures=pictures,
-            place=store.checkpoint(fingerprint(config), config.method),
+            place=dataclasses.replace(
+                store.checkpoint(fingerprint(config), config.method), tell=functools.partial(say, error=True)
+            ),
             on_epoch=on_epoch,
             weights=store.encoder(config.encoder),
         )

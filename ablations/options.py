@@ -127,7 +127,7 @@ def _look(add: Callable[..., Any]) -> None:
 
 
 def _what(add: Callable[..., Any]) -> None:
-    add("--table", type=_PATH, help="which table, 'all', or FILE.py with one of your own")
+    add("--table", help="which table, 'all', or FILE.py with one of your own")
     add("--rows", help="only these rows, separated by commas")
     add("--recipe", default="digits", help="which baseline (default: digits)")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")

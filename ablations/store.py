@@ -142,9 +142,12 @@ class Store:
         return Checkpoint(self.folder, f"checkpoints/{fingerprint}-{provenance.sources(method)}.pt")
 
     def kept(self, fingerprint: str) -> bytes | None:
-        """The last checkpoint of a finished trial, if it was kept: that of its result, not of other sources'."""
+        """The last checkpoint of a finished trial, if it was kept: that of its result, not of other sources'.
+
+        Raises DamagedError.
+        """
         result = self.trial(fingerprint)
-        return Checkpoint(self.folder, _kept(fingerprint, result)).read() if result else None
+        return Checkpoint(self.folder, _kept(fingerprint, result)).intact() if result else None
 
     def unkept(self, fingerprints: Iterable[str]) -> set[str]:
         """Of these trials, those that no checkpoint of their result is kept of."""
@@ -158,7 +161,8 @@ class Store:
         return None if digest is None else self.folder.read(_encoder(digest))
 
     def keep_encoder(self, digest: str, content: bytes) -> None:
-        self.folder.write(_encoder(digest), content)  # also over one of this name: a disk may have damaged it
+        if not self.folder.exists(_encoder(digest)):
+            self.folder.write(_encoder(digest), content)
 
     def write(self, result: Result, curve: list[Result], *, keep_checkpoint: bool = False) -> None:
         """Keep a finished trial: its curve, its `pictures` and its checkpoint, then the file that says it is done.

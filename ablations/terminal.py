@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import sys
-import unicodedata
 from typing import IO
+from unicodedata import combining, east_asian_width
 
 from simsiam.text import printable
 
@@ -55,8 +55,7 @@ def shown(line: str) -> str:
 
 def width(line: str) -> int:
     """The columns of a terminal that it takes: letters of East Asia take two, accents that combine with one none."""
-    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in line)
-    return len(line) + wide - sum(map(bool, map(unicodedata.combining, line)))
+    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in line)
 
 
 _GONE = {errno.EPIPE, errno.EIO, errno.EBADF}  # the reader of a pipe, the terminal, the stream itself

@@ -153,7 +153,7 @@ class Fire:
         if not self.kinds or time.monotonic() < self.next:
             return
         finished = len([*self.results.glob("trials/*.parquet")])
-        # Every trial gets its share; the last ones alone would end before theirs.
+        # Every trial gets its share but the last ones, which would end before theirs.
         if finished * self.kills < len(self.killed) * (TRIALS - 3):
             return
         if not self._kill(self.kinds[-1], run):

@@ -73,6 +73,10 @@ def test_a_run_beside_another_says_what_is_trained_twice(
         with Post(Folder.at(tmp_path), lambda: mine):
             time.sleep(0.3)
         notes.append(capsys.readouterr().err)
+    (tmp_path / "running" / "a.json").unlink()
+    with Post(Folder.at(tmp_path), lambda: mine), Post(Folder.at(tmp_path), lambda: mine):  # at the same time
+        time.sleep(0.3)
+    assert "has 2 of these trainings too" in capsys.readouterr().err
     assert notes[:2] == ["", ""]
     assert "heard of 1 s ago, has 2 of these trainings too: table/row seed 0, table/row seed 1." in notes[2]
 

@@ -58,7 +58,7 @@ def test_a_bit_that_a_disk_turns_is_noticed(tmp_path: Path) -> None:
         damaged.append(bytes(turned))
     for each in damaged:
         file.write_bytes(each)
-        with pytest.warns(UserWarning, match=r"checkpoints/one\.pt is damaged"):
+        with pytest.warns(UserWarning, match=r"checkpoints/one\.pt is damaged: the trial starts again"):
             assert place.read() is None
 
 

@@ -247,8 +247,8 @@ def test_what_was_trained_here_is_not_timed(tmp_path: Path, capsys: pytest.Captu
 def test_a_file_without_the_newer_columns_is_planned_with(tmp_path: Path) -> None:
     published(tmp_path, {"with": list(ONE), "without": list(OTHER)})
     file = tmp_path / "stop_gradient.parquet"
-    before = pq.read_table(file)
-    pq.write_table(before.drop_columns(["device_seconds", "train_pictures", "gpu_fraction", "optimizer"]), file)
+    before = pq.read_table(file).drop_columns(["device_seconds", "train_pictures", "gpu_fraction", "optimizer"])
+    pq.write_table(before.replace_schema_metadata(), file)
     assert run.main(["--table", "stop_gradient", "--plan", "--results", str(tmp_path)]) == 0
     assert report.words(Store.at(tmp_path), "latex")
 

@@ -96,7 +96,7 @@ ARROWS = {
     "rebuild": {"store", "table"},
     "rerun": {"planning", "store", "table"},
     "store": {"columns", "definition", "files", "lines", "table", "provenance"},
-    "encoders": {"lines", "store", "table"},
+    "encoders": {"files", "lines", "store", "table"},
     "lines": {"columns", "provenance", "references", "table"},
     "references": {"planning", "table"},
     "files": {"table"},

@@ -148,6 +148,6 @@ def test_claims_say_what_their_intervals_are_and_whose_they_are() -> None:
 
 
 def test_wide_letters_and_accents_stay_in_their_columns() -> None:
-    accent = "e" + chr(0x301)
-    lines = printed.aligned([("row", "n"), ("分離", "1"), (accent, "2"), ("é|", "3")]).split("\n")
-    assert lines[2:] == ["| 分離 | 1 |", f"| {accent}    | 2 |", r"| é\|  | 3 |"]
+    accent, kana = "e" + chr(0x301), "か" + chr(0x3099)
+    lines = printed.aligned([("row", "n"), ("分離", "1"), (accent, "2"), ("é|", "3"), (kana, "4")]).split("\n")
+    assert lines[2:] == ["| 分離 | 1 |", f"| {accent}    | 2 |", r"| é\|  | 3 |", f"| {kana}   | 4 |"]

@@ -13,7 +13,7 @@ from made import a_result, finish, plan
 
 from ablations import provenance, rerun, run, training
 from ablations import trial as trials
-from ablations.files import Folder
+from ablations.files import DamagedError, Folder
 from ablations.store import Store
 from ablations.table import UserError
 
@@ -67,8 +67,21 @@ def test_a_kept_checkpoint_that_a_disk_has_damaged_is_not_given(tmp_path: Path) 
     finish_and_keep(store, trial)
     (file,) = (tmp_path / "kept").iterdir()
     file.write_bytes(file.read_bytes().replace(b"weights", b"weighty"))
-    with pytest.warns(UserWarning, match=rf"kept/{file.name} is damaged and counts for nothing\. Remove it\."):
-        assert store.kept(trial.fingerprint) is None
+    with pytest.raises(DamagedError, match=f"kept/{file.name} is damaged"):
+        store.kept(trial.fingerprint)
+
+
+def test_a_trial_whose_checkpoint_a_disk_has_damaged_starts_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main([*TINY, "--results", str(tmp_path / "sound")]) == 0
+    sound = pd.read_parquet(tmp_path / "sound" / "stop_gradient.parquet")
+    damaged = Store.at(tmp_path).checkpoint(sound.fingerprint[0], "simsiam")
+    damaged.folder.write(damaged.name, b"torn")
+    capsys.readouterr()
+    assert run.main([*TINY, "--results", str(tmp_path)]) == 0
+    assert f"{damaged.name} is damaged: the trial starts again\n" in capsys.readouterr().err
+    assert list(pd.read_parquet(tmp_path / "stop_gradient.parquet").loss) == list(sound.loss)
 
 
 def test_a_disk_that_does_not_take_the_checkpoint_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,11 @@ def made(place: Path, change: Change | bytes = lambda table: table, *tables: str
     return place
 
 
+def without(table: pa.Table, name: str) -> pa.Table:
+    """As an earlier version has written it."""
+    return table.drop_columns([name]).replace_schema_metadata()
+
+
 def of_before(table: pa.Table) -> pa.Table:
     """Its lines as another version of the recipe would have made them."""
     lines = [line | {"fingerprint": "f" * 10 + line["fingerprint"][10:]} for line in table.to_pylist()]
@@ -99,12 +104,12 @@ def test_a_file_that_older_code_has_written_lacks_columns_and_is_read(tmp_path: 
     """Each column alone but those that a line is known by."""
     least = {"table", "row", "seed", "recipe", "overrides", "data", "fingerprint", "outcome"}
     for name in sorted(COLUMNS.keys() - least):
-        root = made(tmp_path, lambda table, name=name: table.drop_columns([name]))  # type: ignore[misc]
+        root = made(tmp_path, lambda table, name=name: without(table, name))  # type: ignore[misc]
         assert "predictor/none seed 0 | predictor/frozen seed 0" in results.diff(
             "predictor/none", "predictor/frozen", root=root
         )
     for name in ("predictor_lr", "sources", "test_images", "encoder_from", "z_singular_values"):
-        root = made(tmp_path, lambda table, name=name: table.drop_columns([name]))  # type: ignore[misc]
+        root = made(tmp_path, lambda table, name=name: without(table, name))  # type: ignore[misc]
         frame = results.load("predictor", overrides="", root=root)
         assert list(frame.columns) == list(COLUMNS)
         assert len(frame) == 20
@@ -120,7 +125,7 @@ def test_a_trial_that_older_code_has_written_is_shown_beside_another(tmp_path: P
         store.write(a_result(trial.config), [])
     store.rebuild(trials)
     file = tmp_path / "trials" / f"{trials[0].fingerprint}.parquet"
-    pq.write_table(pq.read_table(file).drop_columns(["wall_seconds", "momentum"]), file)
+    pq.write_table(without(without(pq.read_table(file), "wall_seconds"), "momentum"), file)
     told = results.diff("stop_gradient/with", "stop_gradient/without", root=tmp_path)
     assert next(line for line in told.splitlines() if line.startswith("| momentum ")).count("None") == 1
 

@@ -83,7 +83,7 @@ def test_a_row_kept_of_several_is_no_encoder_to_start_from(folder: Path) -> None
     refused = "has several kinds of results.*" + "; ".join(rf"{of[name]} \(digits, digits@0, {name}\)" for name in "AB")
     with pytest.raises(UserError, match=refused):
         encoders.of_trials("transfer/fine_tuned", store)
-    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(UserError, match=r"not kept\. Train it again"):
+    with pytest.raises(UserError, match=r"cannot be used: .* is damaged\. Remove it, and train the trial again"):
         encoders.weights(tuned[0]["fingerprint"], store)
 
 
@@ -109,10 +109,3 @@ def test_curves_of_an_earlier_version_lack_columns(folder: Path, monkeypatch: py
     earlier = results.curves("transfer", encoder_from="A", root=folder)
     assert list(earlier.columns) == list(curves.columns)
     assert earlier.z_std.isna().all()
-
-
-def test_an_encoder_that_a_disk_has_damaged_is_written_again(tmp_path: Path) -> None:
-    store = Store.at(tmp_path)
-    for content in (b"damaged", b"weights"):
-        store.keep_encoder("0" * 16, content)
-    assert store.encoder("0" * 16) == b"weights"

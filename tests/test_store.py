@@ -171,11 +171,12 @@ def test_a_number_that_a_disk_has_changed_is_not_read(tmp_path: Path) -> None:
     store, (trial, _) = Store.at(tmp_path), plan()
     finish(store, [trial], knn_top1=81.375)
     file = tmp_path / "trials" / f"{trial.fingerprint}.parquet"
-    one, other = (struct.pack("<d", number) for number in (81.375, 91.375))
-    assert one in file.read_bytes()
-    file.write_bytes(file.read_bytes().replace(one, other))
-    with pytest.raises(UserError, match=f"{file.name} is damaged"):
-        store.trial(trial.fingerprint)
+    whole, (one, other) = file.read_bytes(), (struct.pack("<d", number) for number in (81.375, 91.375))
+    for was, now in ((one, other), (b"knn_top1", b"knn_top0")):
+        assert was in whole
+        file.write_bytes(whole.replace(was, now))
+        with pytest.raises(UserError, match=f"{file.name} is damaged"):
+            store.trial(trial.fingerprint)
 
 
 def test_a_damaged_curve_comes_with_what_makes_it_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, cast
 
 import ray
@@ -39,6 +40,10 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
 
     gauges = Gauges(job["name"], fingerprint(config)) if distributed.rank() == 0 else None
 
+    def tell(text: str) -> None:
+        if distributed.rank() == 0:
+            mailbox.tell(fingerprint(config), text)
+
     def on_epoch(line: trials.Result) -> None:
         if gauges:
             mailbox.tell(fingerprint(config), line)
@@ -48,7 +53,7 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
         config,
         runtime,
         pictures=_pictures(job, runtime),
-        place=store.checkpoint(fingerprint(config), config.method),
+        place=dataclasses.replace(store.checkpoint(fingerprint(config), config.method), tell=tell),
         on_epoch=on_epoch,
         hurry=Notices(nodes),
         weights=store.encoder(config.encoder),
