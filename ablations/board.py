@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ablations.files import Folder
-from ablations.terminal import say, shown
+from ablations.terminal import say, shown, some
 
 _FOLDER = "running"
 _SECONDS = 5.0  # between two posts
@@ -130,7 +130,7 @@ class Post:
             if seconds > _DEAD:
                 self._folder.remove(name)
             elif name != self._name and seconds < _ALIVE and (names := _in_both(self._board(), theirs)):
-                say(_TWICE.format(seconds=max(0, seconds), number=len(names), names=_some(names)), error=True)
+                say(_TWICE.format(seconds=max(0, seconds), number=len(names), names=some(names, _NAMED)), error=True)
                 told = True
         return told
 
@@ -139,10 +139,6 @@ def _in_both(mine: Board, theirs: Board) -> list[str]:
     """The names of trials that neither run has ended yet."""
     ours, its = ({each.fingerprint: each.name for each in board.trials if not each.ended} for board in (mine, theirs))
     return [name for fingerprint, name in ours.items() if fingerprint in its]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + ", ..." * (len(names) > _NAMED)
 
 
 def packed(board: Board) -> bytes:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from typing import IO
 from unicodedata import combining, east_asian_width
 
@@ -51,6 +52,11 @@ def shown(line: str) -> str:
     """A line as standard output can show it: other letters, and what a terminal would act on, are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return printable(line).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """The first of them in a line, and that there are more."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def width(line: str) -> int:

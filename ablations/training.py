@@ -12,7 +12,7 @@ from ablations.rebuild import Rebuild
 from ablations.request import Request
 from ablations.store import Store
 from ablations.table import Claim, Table, Trial, UserError
-from ablations.terminal import say
+from ablations.terminal import say, some
 from ablations.verdict import Verdict
 
 _CHECKED_BYTES = 512 << 20  # encoded pictures up to this size are all decoded once before anything starts
@@ -77,8 +77,8 @@ def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial]
     rebuild.at_once()
     if request.runtime.keep_checkpoint and (unkept := store.unkept(done - todo.keys())):
         say(
-            f"No checkpoint is kept of {len(unkept)} trials that are done: {', '.join(sorted(unkept)[:_NAMED])}"
-            f"{', ...' if len(unkept) > _NAMED else ''}. --rerun unkept trains them again."
+            f"No checkpoint is kept of {len(unkept)} trials that are done: {some(sorted(unkept), _NAMED)}. "
+            "--rerun unkept trains them again."
         )
     if not todo or request.runtime.over:
         return set(todo)
