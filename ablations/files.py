@@ -264,8 +264,9 @@ def results_place(given: str | None) -> str:
     Args:
         given: what --results says, or None: then $SIMSIAM_RESULTS does, where it is not empty.
 
-    Under `ray job submit --working-dir` the repository is a temporary copy, so they must lie elsewhere. Raises
-    UserError if they would not.
+    Where nothing is said, they lie in results/ of the repository or, with the package installed without one, of the
+    folder that one is in. Under `ray job submit --working-dir` the repository is a temporary copy, so they must lie
+    elsewhere. Raises UserError if they would not.
     """
     if given == "":
         raise UserError("--results is empty. Name a folder or a bucket, or leave it out.")
@@ -280,7 +281,7 @@ def results_place(given: str | None) -> str:
         return place
     if job:
         return str(Path.home() / "simsiam-results")
-    return str(_ROOT / "results")
+    return str((_ROOT if (_ROOT / "pyproject.toml").is_file() else Path.cwd()) / "results")
 
 
 def _lasts(place: str) -> bool:

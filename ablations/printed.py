@@ -84,10 +84,9 @@ def results(table: Table, lines: Sequence[Result]) -> str:
             paper = "-" if row.paper is None else f"{row.paper:.1f}"
             ours = (spread(seeds, number.name, number.digits) for number in its)
             published = [f"{told[row.name]['reference']:.1f}" if row.name in told else "-" for _ in others]
-            stale = ", stale" if any(map(provenance.is_stale, seeds)) else ""
             name = row.name + " *" * any(line.get("baseline") for line in seeds)
             cost = [price(line.get("price") for line in seeds) for _ in prices]
-            cells.append((name, paper, *published, *ours, outcomes(seeds) + stale, took(seeds), *cost))
+            cells.append((name, paper, *published, *ours, outcomes(seeds), took(seeds), *cost))
     text = [
         f"{table.title} ({table.section})",
         _OF_BOXES if _of_boxes(lines) else _OF_CLASSES,
@@ -169,9 +168,11 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
 
 
 def outcomes(lines: Sequence[Result]) -> str:
-    """How a row's seeds ended, as `finished`, or `4 finished, 1 collapsed`."""
+    """How a row's seeds ended, as `finished`, or `4 finished, 1 collapsed`, and whether some are `stale`."""
     counts = Counter(line["outcome"] for line in lines)
-    return ", ".join(o if n == len(lines) else f"{n} {o}" for o, n in counts.items())
+    ended = [o if n == len(lines) else f"{n} {o}" for o, n in counts.items()]
+    stale = sum(map(provenance.is_stale, lines))
+    return ", ".join([*ended, *(["stale" if stale == len(lines) else f"{stale} stale"] if stale else [])])
 
 
 def took(lines: Sequence[Result]) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ablations import tuned, verdict
+from ablations import provenance, tuned, verdict
 from ablations.grid import BASELINE, at, value
 from ablations.lines import grouped
 from ablations.printed import aligned, outcomes, which
@@ -21,12 +21,12 @@ Result = Mapping[str, Any]
 
 _MOST_ROWS = 30  # of a list; of a longer one the ends are shown
 _ENDS = 5
-_MARKS = {"collapsed": "c", "diverged": "d", "failed": "f"}  # of an outcome that has a number beside it, or none
+_MARKS = {"collapsed": "c", "diverged": "d", "failed": "f", "stale": "s"}  # beside a number, or none
 
 
 _MEANS = """\
 kNN top-1 in per cent, mean ± its 95 % interval over seeds; c: collapsed in every seed, (c): in some; d, (d):
-diverged; f, (f): failed."""
+diverged; f, (f): failed; s, (s): stale, of other code than this."""
 _DIFFERENCES = """\
 Differences are paired by seed. The intervals of these {rows} hold together at 95 %, as those of a table's claims do:
 t intervals, each at 1 - 0.05/{share}. ! marks a difference that they tell from none; a row that diverged or failed in
@@ -67,6 +67,7 @@ def _cell(lines: Sequence[Result]) -> str:
     if (mean := verdict.mean(lines)) is None:
         return outcomes(lines)
     ended = Counter(line["outcome"] for line in lines)
+    ended["stale"] = sum(map(provenance.is_stale, lines))
     marks = [mark if ended[name] == len(lines) else f"({mark})" for name, mark in _MARKS.items() if ended[name]]
     return " ".join([mean.text(), *marks])
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablations import catalogue, planning
+from ablations import catalogue, planning, provenance
 from ablations.definition import Definitions
 from ablations.table import UNKNOWN, Encoder, Encoders
 from simsiam import config as configs
@@ -50,6 +50,13 @@ def mask(table: str, lines: Lines, definitions: Definitions) -> list[bool]:
         made += tune if tuned else ". Run its command again"
         warn(f"{others} line{'s' * (others > 1)} of {table} left out: {made}.")
     return today
+
+
+def warn_of_stale(table: str, lines: Lines) -> None:
+    """Warn of lines that other sources than these have made: they stand beside the others, and are judged with them."""
+    if stale := sum(map(provenance.is_stale, lines)):
+        again = "`--rerun stale` trains them again"
+        warn(f"{stale} of {len(lines)} lines of {table} are stale, since the code has changed: {again}.")
 
 
 def warn(text: str) -> None:

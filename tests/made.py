@@ -25,7 +25,7 @@ def a_result(config: Config, **changes: Any) -> dict[str, Any]:
         "fingerprint": fingerprint(config),
         "outcome": "finished",
         "knn_top1": 90.0,
-        "sources": provenance.sources(),
+        "sources": provenance.sources(config.method),
         **changes,
     }
 

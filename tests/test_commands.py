@@ -141,6 +141,15 @@ def test_a_tilde_is_ones_home_and_an_empty_place_is_none(tmp_path: Path, monkeyp
     assert files.results_place(None) == str(run.ROOT / "results")
 
 
+def test_the_results_of_an_installed_package_are_not_among_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIMSIAM_RESULTS", raising=False)
+    monkeypatch.setattr(files, "_ROOT", tmp_path / "site-packages")
+    monkeypatch.chdir(tmp_path)
+    assert files.results_place(None) == str(tmp_path / "results")
+
+
 def test_a_tilde_of_data_is_ones_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for given in (["--data=~/pictures"], []):

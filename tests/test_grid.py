@@ -10,7 +10,19 @@ import pandas as pd
 import pytest
 import tiny
 
-from ablations import asked, catalogue, definition, grid, options, planning, printed_grid, request, results, run
+from ablations import (
+    asked,
+    catalogue,
+    definition,
+    grid,
+    options,
+    planning,
+    printed_grid,
+    provenance,
+    request,
+    results,
+    run,
+)
 from ablations.store import Store
 from ablations.table import UserError
 
@@ -200,6 +212,8 @@ def numbers(table: Any, value: Any, **changes: Any) -> list[dict[str, Any]]:
                 "row": row.name,
                 "seed": seed,
                 "outcome": "finished",
+                "sources": provenance.sources(),
+                "method": "simsiam",
                 "fingerprint": f"{number}-{seed}",
                 "message": None,
             },

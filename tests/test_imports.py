@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,14 +76,14 @@ ARROWS = {
         *("board", "estimate", "machines", "planning", "printed", "provenance", "request", "store", "table", "timing"),
     },
     "timing": {"estimate", "launch_local", "table", "terminal", "trial"},
-    "printed_grid": {"grid", "lines", "printed", "table", "tuned", "verdict"},
+    "printed_grid": {"grid", "lines", "printed", "provenance", "table", "tuned", "verdict"},
     "estimate": {"catalogue", "columns", "provenance", "store", "table"},
     "submit": {"asked", "catalogue", "options", "table", "terminal"},
     "results": {
         *("results", "terminal", "printed", "store", "columns", "encoders", "files", "table", "verdict"),
         *("agreement", "board", "catalogue", "fidelity", "lines", "printed_grid", "todays", "tuned"),
     },
-    "todays": {"catalogue", "definition", "planning", "table"},
+    "todays": {"catalogue", "definition", "planning", "provenance", "table"},
     "fidelity": {"verdict"},
     "page": {
         *("page", "board", "columns", "printed", "provenance", "store", "table", "todays", "verdict"),
@@ -183,6 +184,25 @@ def heavy_after(*arguments: str) -> set[str]:
 def test_listing_and_planning_import_nothing_heavy(tmp_path: Path) -> None:
     assert heavy_after("--list") == set()
     assert heavy_after("--table", "stop_gradient", "--plan", "--results", str(tmp_path)) == set()
+
+
+def test_an_installed_package_has_every_file() -> None:
+    others = {
+        file
+        for package in ("simsiam", "ablations")
+        for file in (ROOT / package).rglob("*")
+        if file.is_file() and file.suffix != ".py" and file.parent.name != "__pycache__"
+    }
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    taken = {
+        file
+        for package, patterns in tool["package-data"].items()
+        for pattern in patterns
+        for file in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    assert others == taken
+    assert tool["packages"]["find"] == {"include": ["simsiam*", "ablations*"], "namespaces": False}
+    assert all((file.parent / "__init__.py").exists() for file in FILES)  # or setuptools would leave them out
 
 
 def test_train_step_fits_in_15_lines() -> None:

@@ -37,7 +37,7 @@ def test_a_table_reads_like_the_papers() -> None:
         if cells[1:]
     }
     assert rows["row"] == ["paper", "kNN", "linear", "untrained", "z_std", "rank", "outcome", "time"]
-    assert rows["with"] == ["67.7", "-", "91.0 ± 1.4", "-", "-", "-", "finished, stale", "1:01"]
+    assert rows["with"] == ["67.7", "-", "91.0 ± 1.4", "-", "-", "-", "finished, 1 stale", "1:01"]
     assert rows["without"] == ["0.1", "-", "10.0", "-", "-", "-", "1 collapsed, 1 failed", "1:01:40"]
     assert "without: it broke" in text
     assert "Recipe digits, data images@0, --set epochs=4. These are not the digits." in text

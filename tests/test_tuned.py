@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablations import catalogue, grid, planning, printed_grid, tuned, verdict
+from ablations import catalogue, grid, planning, printed_grid, provenance, tuned, verdict
 from ablations.table import COLLAPSES, ORDERING, WORSE, Claim, Row, Table
 from ablations.tuned import Choice, choose
 
@@ -106,6 +106,7 @@ def lines_of(table: Table, train: Any, test: Any, seeds: int, **changes: Any) ->
             place = (*divmod(number, len(RATES["base_lr"])), seed)
             line = {"row": row.name, "seed": seed, "fingerprint": f"{number}-{seed}", "outcome": "finished"}
             line |= {"knn_train_top1": float(train[place]), "knn_top1": float(test[place]), "knn_top1_init": 20.0}
+            line |= {"sources": provenance.sources(), "method": "simsiam"}
             found.append({**line, "test_images": 360, **changes})
     return found
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ablations import catalogue, fidelity, provenance, todays, tuned, verdict
+from ablations import catalogue, fidelity, todays, tuned, verdict
 from ablations import lines as lines_of
 from ablations.columns import Result
 from ablations.definition import Definitions
@@ -65,10 +65,6 @@ class Shown:
     def mean(self, row: Row, name: str) -> Interval | None:
         """Of a column over a row's seeds, with its 95 % interval; None where no seed has a number."""
         return verdict.mean(self.of(row), name)
-
-    def stale(self, row: Row) -> bool:
-        """Whether other sources than these have made one of its results."""
-        return any(map(provenance.is_stale, self.of(row)))
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ def _lines(
             raise UserError(selection.unknown(f"encoder of the lines of {table}", encoder_from, known))
         lines = lines_of.of_encoder(lines, encoder_from)
     today = todays.mask(table, lines, store.definitions(table))
-    return [line for line, its in zip(lines, today, strict=True) if its]
+    lines = [line for line, its in zip(lines, today, strict=True) if its]
+    todays.warn_of_stale(table, lines)
+    return lines
 
 
 def curves(

@@ -82,6 +82,7 @@ def lines(
             its = [line for line, today in zip(its, todays.mask(name, its, definitions), strict=True) if today]
             encoders |= set(lines_of.origins(its))
             if its := lines_of.of_encoder(its, encoder_from):
+                todays.warn_of_stale(name, its)
                 check_one(f"The lines of {name}", its, ["encoder_from"], option)
                 found.append((catalogue.carried(name, recipe, overrides, definitions), its))
     if not any(line["overrides"] == overrides and data in (None, line["data"]) for line in of_recipe):
