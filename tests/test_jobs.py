@@ -22,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny
+import torch
 from test_catalogue import GOOD
 
 from ablations import options, request, submit
@@ -113,6 +114,33 @@ def test_the_panels_draw_gauges_that_there_are() -> None:
     panels = json.loads((ROOT / "cluster" / "grafana.json").read_text())["panels"]
     drawn = {re.search(r"ray_(simsiam_\w+)", target["expr"])[1] for panel in panels for target in panel["targets"]}  # type: ignore[index]
     assert drawn == {f"simsiam_{name}" for name in (*gauges._SHOWN, gauges._MEMORY)}
+
+
+def test_a_trial_says_its_numbers_again_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[str, float, dict[str, str]]] = []
+
+    class Gauge:
+        def __init__(self, name: str, *_: object) -> None:
+            self.name = name
+
+        def set(self, number: float, tags: dict[str, str]) -> None:
+            said.append((self.name, number, tags))
+
+    monkeypatch.setattr(gauges, "Gauge", Gauge)
+    monkeypatch.setattr(gauges, "_SECONDS", 0.01)
+    with gauges.Gauges("a/b seed 0", "f", torch.device("cpu")) as its:
+        its.show({"loss": -0.5, "z_std": 0.9, "knn_top1": None})
+        its.show({"loss": -0.6, "z_std": None})
+        del said[:]
+        limit = time.monotonic() + 60
+        while len(said) < 6 and time.monotonic() < limit:
+            time.sleep(0.01)
+    tags = {"trial": "a/b seed 0", "fingerprint": "f"}
+    assert said[:2] == [("simsiam_loss", -0.6, tags), ("simsiam_z_std", 0.9, tags)]
+    ended = len(said)
+    assert ended >= 6
+    time.sleep(0.05)
+    assert len(said) == ended
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,15 +16,18 @@ import pandas as pd
 import pytest
 import ray.exceptions
 import tiny
-from ray import cloudpickle
+from made import plan
+from ray import cloudpickle, tune
+from ray.tune.search import Searcher
 
 from ablations import launch, lines, options, request, run
 from ablations import store as stores
 from ablations.columns import METRICS
-from ablations.launch import notices, watch
+from ablations.launch import notices, tuner, watch
+from ablations.launch.queue import Queue
 from ablations.progress import Progress
 from simsiam import distributed
-from simsiam.config import Runtime, fingerprint
+from simsiam.config import Config, Runtime, fingerprint
 from simsiam.data import DataError
 
 # Ray leaves sockets to the garbage collector.
@@ -146,6 +150,21 @@ if seed == 1:
     assert table.outcome[2] in ("finished", "collapsed")
 
 
+def test_trials_that_have_not_begun_do_not_begin_once_the_data_are_wrong(
+    cluster: None, sabotage: Any, tmp_path: Path
+) -> None:
+    sabotage("""\
+if seed == 1:
+    from simsiam.data import DataError
+    raise DataError("Corrupt image in x.png")""")
+    assert run.main(command(tmp_path, 5)) == 1
+    assert diary(tmp_path).keys() == {0, 1}
+    table = pd.read_parquet(tmp_path / "stop_gradient.parquet").set_index("seed")
+    assert table.outcome[0] in ("finished", "collapsed")
+    assert set(table.outcome[1:]) == {"failed"}
+    assert set(table.message[1:]) == {"DataError: Corrupt image in x.png"}
+
+
 def test_a_trial_that_the_time_limit_ends_has_not_failed_and_does_not_start_again(
     cluster: None, sabotage: Any, tmp_path: Path
 ) -> None:
@@ -228,12 +247,44 @@ def test_what_is_wrong_with_the_data_gives_up_all_that_wait(tmp_path: Path, monk
         job = {**trials.trial.config["job"], "config": vars(tiny.config(seed=seed))}
         others.append(SimpleNamespace(config={"job": job}, status=status))
     trials.trial.status = "ERROR"
+    trials.watch.queue = Queue(plan(seeds=[3, 4]), {"given_up": False})
+    begun = trials.watch.queue.suggest("its")["job"]
+    assert (begun["name"], begun["given_up"]) == ("stop_gradient/with seed 3", False)
+    assert Config(**begun["config"]).seed == 3
+    assert len(trials.watch.queue.waiting) == 3
     assert trials.fail(DataError("Corrupt image in x.png"))
     trials.watch.on_trial_complete(0, [trials.trial, *others], trials.trial)
     assert [other.config["job"]["given_up"] for other in others] == [True, False]
-    failure = trials.store.failure(fingerprint(tiny.config(seed=1)))
-    assert failure is not None
-    assert failure["message"] == "DataError: Corrupt image in x.png"
+    not_begun = plan(seeds=[3, 4])[1:]
+    for config in (tiny.config(seed=1), *(trial.config for trial in not_begun)):
+        failure = trials.store.failure(fingerprint(config))
+        assert failure is not None
+        assert failure["message"] == "DataError: Corrupt image in x.png"
+    assert trials.watch.ended == {fingerprint(trials.config), *(trial.fingerprint for trial in not_begun)}
+    assert trials.watch.queue.suggest("next") == Searcher.FINISHED
+
+
+def test_what_the_place_of_the_results_raises_is_what_a_run_raises(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = Trials(tmp_path, monkeypatch)
+    monkeypatch.setattr(stores.Store, "state", lambda *_: os.listdir(tmp_path / "gone"))
+    ends = (trials.watch.on_trial_recover, trials.watch.on_trial_error, trials.watch.on_trial_complete)
+    for end in ends:
+        trials.watch.error = None
+        with pytest.raises(FileNotFoundError):
+            end(0, [], trials.trial)
+        assert isinstance(trials.watch.error, FileNotFoundError)
+
+    def fit() -> None:
+        raise tune.TuneError("Traceback (most recent call last): ...")
+
+    for its, raised in ((trials.watch.error, FileNotFoundError), (None, tune.TuneError)):
+        trials.watch.error = its
+        monkeypatch.setattr(tuner, "Watch", lambda *_: trials.watch)
+        monkeypatch.setattr(tuner, "_tuner", lambda *_: SimpleNamespace(fit=fit))
+        with pytest.raises(raised):
+            launch.launch(plan(seeds=[0]), Runtime(), trials.store, Progress(()), lambda ended: None)
 
 
 def test_a_process_that_ends_after_its_result_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,11 @@ def check_that_nodes_see(store: Store, scratch: str, data_path: str | None) -> N
         if paths
     }
     for address, look in looks.items():
-        for path in ray.get(look):
+        try:
+            missing = ray.get(look)
+        except ray.exceptions.RayError as error:  # say, the code could not be brought there
+            raise UserError(f"Node {address} could not be asked what it sees: {error}") from None
+        for path in missing:
             what = f"the results folder {store.folder}" if path.endswith(marker) else f"the data folder {path}"
             raise UserError(_unseen(address, what))
 

@@ -19,6 +19,7 @@ from ablations import trial as ours
 from ablations.alarm import within
 from ablations.launch import cluster, connection
 from ablations.launch.cluster import HEAD
+from ablations.launch.queue import Queue
 from ablations.launch.trainable import PATIENCE, trainable
 from ablations.launch.watch import Watch
 from ablations.launch.work import Job
@@ -76,34 +77,42 @@ def launch(
         pictures = {images: ray.put(each) for images, each in decoded.items()}
         watch, left = Watch(store, progress, rebuild, runtime), list(todo)
         while left and not watch.over:
-            jobs = [job | {"config": dataclasses.asdict(trial.config), "name": trial.name} for trial in left]
-            _tuner(jobs, runtime, pictures, concurrent, store, watch).fit()
+            watch.queue = Queue(left, job)
+            try:
+                _tuner(job, runtime, pictures, concurrent, store, watch).fit()
+            except tune.TuneError as error:
+                raise watch.error or error from None
             left = [trial for trial in left if trial.fingerprint not in watch.ended]
         return left
 
 
 def _tuner(
-    jobs: list[Job], runtime: Runtime, pictures: dict[int | None, Any], concurrent: int, store: Store, watch: Watch
+    job: Job, runtime: Runtime, pictures: dict[int | None, Any], concurrent: int, store: Store, watch: Watch
 ) -> tune.Tuner:
-    """A Tuner that starts each job, `concurrent` at once, one after another in the same processes."""
+    """A Tuner that starts what is in the watch's queue, `concurrent` at once, one after another in the same processes.
+
+    Args:
+        job: what all trials are told.
+    """
     # A trial of one worker stands where it trains. The driver of several is on the head with next to nothing: it must
     # never hold what its workers wait for.
-    where = jobs[0]["resources"] if runtime.workers == 1 else {HEAD: 0.001}
+    where = job["resources"] if runtime.workers == 1 else {HEAD: 0.001}
     files, root = store.folder.open()
     return tune.Tuner(
         tune.with_resources(
             tune.with_parameters(trainable, pictures=pictures, mailbox=watch.mailbox),
             tune.PlacementGroupFactory([where]),
         ),
-        param_space={"job": tune.grid_search(jobs)},
         tune_config=tune.TuneConfig(
+            search_alg=watch.queue,
+            num_samples=len(watch.queue.waiting),
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             time_budget_s=None if runtime.until is None else runtime.until - time.time(),
         ),
         run_config=tune.RunConfig(
             name="trials",
-            storage_path=f"{root}/{jobs[0]['scratch']}/{uuid.uuid4().hex}",
+            storage_path=f"{root}/{job['scratch']}/{uuid.uuid4().hex}",
             storage_filesystem=files,
             failure_config=tune.FailureConfig(max_failures=-1),  # the watch gives up what gets no further
             callbacks=[watch],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from ablations import trial as ours
 from ablations.columns import Result
 from ablations.launch import connection
 from ablations.launch.mailbox import Mailbox
+from ablations.launch.queue import Queue
 from ablations.launch.trainable import TRIES, cause_of, hopeless
 from ablations.lines import spoiled
 from ablations.placement import Demand
 from ablations.progress import HALF_DONE, Progress
 from ablations.store import Store
+from ablations.table import UserError
 from ablations.terminal import say
 from ablations.tries import Failures
 from simsiam.config import Config, Runtime, fingerprint
@@ -30,7 +33,8 @@ _PLACE_SECONDS = 20.0  # that trials may find no place before that is said, and 
 class Watch(TrialProgressCallback):
     """Tells of the trials as they go, in place of Tune's own lines, and gives up those that get no further.
 
-    `ended` has the fingerprints of those that are done or have failed.
+    `ended` has the fingerprints of those that are done or have failed, `queue` the trials that have not begun, and
+    `error` what the results' place has raised here: Tune makes a text of it.
 
     Args:
         runtime: of the trials.
@@ -38,8 +42,9 @@ class Watch(TrialProgressCallback):
 
     def __init__(self, store: Store, progress: Progress, rebuild: Callable[[bool], None], runtime: Runtime) -> None:
         super().__init__()
-        self.mailbox, self.ended = Mailbox(), set[str]()
+        self.mailbox, self.ended, self.queue = Mailbox(), set[str](), Queue((), {})
         self._store, self._progress, self._rebuild, self._runtime = store, progress, rebuild, runtime
+        self.error: OSError | UserError | None = None
         self._failures = Failures()
         self._given_up: dict[str, Result] = {}
         self._short = False  # of time: a trial has ended half done
@@ -54,7 +59,8 @@ class Watch(TrialProgressCallback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() > self._next:
             self._read_mail()
-            self._rebuild(False)
+            with self._kept():
+                self._rebuild(False)
             self._say_what_is_waited_for(trials)
 
     def _say_what_is_waited_for(self, trials: list[Any]) -> None:
@@ -77,13 +83,23 @@ class Watch(TrialProgressCallback):
                 self._progress.epoch(name, told)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._failed(trial)
+        with self._kept():
+            self._failed(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process died before it got the trial: Tune does not start it again, `launch` does."""
-        self._failed(trial)
-        if fingerprint(_config(trial)) in self._given_up:
-            self._end(trial, trials)
+        with self._kept():
+            self._failed(trial)
+            if fingerprint(_config(trial)) in self._given_up:
+                self._end(trial, trials)
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, UserError) as error:
+            self.error = self.error or error
+            raise
 
     def _failed(self, trial: Any) -> None:
         """A process of a trial has ended. Give the trial up if that was once too often."""
@@ -100,7 +116,8 @@ class Watch(TrialProgressCallback):
             self._progress.note(name, f"starting again: {why}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, trials)
+        with self._kept():
+            self._end(trial, trials)
 
     def _give_up(self, trial: Any, why: str) -> None:
         """Its process, if it gets one, ends without training."""
@@ -125,6 +142,10 @@ class Watch(TrialProgressCallback):
                 if other.status == "PENDING" and not other.config["job"]["given_up"]:
                     self._give_up(other, why)
         self._progress.finish(name, result)
+        while why and self.queue.waiting:
+            last = self.queue.waiting.pop()
+            self.ended.add(last.fingerprint)
+            self._progress.finish(last.fingerprint, self._store.fail(last.config, why))
         self._rebuild(True)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any, cast
 
@@ -38,26 +39,28 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
     store = Store.at(job["results"])
     cluster.check_that_this_node_sees(store, job["scratch"])
 
-    gauges = Gauges(job["name"], fingerprint(config)) if distributed.rank() == 0 else None
+    first = distributed.rank() == 0
+    gauges = Gauges(job["name"], fingerprint(config), device) if first else None
 
     def tell(text: str) -> None:
-        if distributed.rank() == 0:
+        if first:
             mailbox.tell(fingerprint(config), text)
 
     def on_epoch(line: trials.Result) -> None:
         if gauges:
             mailbox.tell(fingerprint(config), line)
-            gauges.show(line, device)
+            gauges.show(line)
 
-    found = trials.run(
-        config,
-        runtime,
-        pictures=_pictures(job, runtime),
-        place=dataclasses.replace(store.checkpoint(fingerprint(config), config.method), tell=tell),
-        on_epoch=on_epoch,
-        hurry=Notices(nodes),
-        weights=store.encoder(config.encoder),
-    )
+    with gauges or contextlib.nullcontext():
+        found = trials.run(
+            config,
+            runtime,
+            pictures=_pictures(job, runtime),
+            place=dataclasses.replace(store.checkpoint(fingerprint(config), config.method), tell=tell),
+            on_epoch=on_epoch,
+            hurry=Notices(nodes),
+            weights=store.encoder(config.encoder),
+        )
     mailbox.wait()
     return found
 
