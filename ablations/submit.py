@@ -1,7 +1,7 @@
 """Submit run.py to a running Ray from this checkout: python ablations/submit.py --table batch_size --recipe imagenet
 
 It is `ray job submit --working-dir`, after a look at what that would upload: Ray refuses too much only when it has
-packed and sent it. The address is Ray's own to find: RAY_API_SERVER_ADDRESS, or this machine.
+packed and sent it. The address is Ray's own to find: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or this machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from ablations import catalogue, options  # noqa: E402
 from ablations.table import UserError  # noqa: E402
 from ablations.terminal import say  # noqa: E402
 
-_HERE = "http://127.0.0.1:8265"  # where Ray's own command looks
 _LARGEST = 5  # entries named to someone who would upload too much
 
 
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ray is None:
         say("error: the command `ray` is not installed. Run: pip install -e .", error=True)
         return 2
-    if complaint := refused(os.environ.get("RAY_API_SERVER_ADDRESS") or _HERE):
+    if complaint := refused():
         say(f"error: {complaint}", error=True)
         return 2
     its = ["--runtime-env-json", json.dumps({"env_vars": {named.FILES: json.dumps(table)}})] if table else []
@@ -58,12 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return os.spawnv(os.P_WAIT, ray, [ray, *command])
 
 
-def refused(address: str) -> str | None:
-    """Why no job can be submitted to a Ray, asked once, with what to do; None if it takes jobs."""
+def refused() -> str | None:
+    """Why no job can be submitted to the Ray that its command would find, with what to do; None if it takes jobs."""
+    from ray.dashboard.utils import get_address_for_submission_client
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    address = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
     try:
+        address = get_address_for_submission_client(None)
         JobSubmissionClient(address)
     except AuthenticationError as error:
         said = str(error).partition("\n")[0]

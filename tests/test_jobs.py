@@ -262,5 +262,13 @@ def test_a_refused_token_and_a_ray_that_is_not_there_are_said_in_a_line(
     server.server_close()
     assert submit.main(["--table", "stop_gradient"]) == 2
     message = capsys.readouterr().err
-    assert "No Ray takes jobs at" in message
+    assert "No Ray takes jobs at http" in message
+    assert message.count("\n") == 1
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda *_: None)
+    assert submit.main(["--table", "stop_gradient"]) == 2
+    message = capsys.readouterr().err
+    assert "No Ray takes jobs at this machine: " in message
     assert message.count("\n") == 1

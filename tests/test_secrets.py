@@ -51,7 +51,8 @@ def test_a_place_without_a_secret_is_shown(place: str, shown: str) -> None:
 
 
 def test_a_submitted_folder_takes_the_code_along_and_nothing_that_lies_beside_it(tmp_path: Path) -> None:
-    code = ["pyproject.toml", "README.md", "simsiam/config.py", "simsiam/data/hub.py", "ablations/tables/depth.py"]
+    files = subprocess.run(["git", "ls-files", "simsiam", "ablations"], cwd=ROOT, capture_output=True, text=True)
+    code = ["pyproject.toml", "README.md", *files.stdout.split()]
     strays = [".env", ".netrc", "key.pem", "id_ed25519", "service-account.json", "cluster/aws.yaml", "simsiam/.env"]
     strays += [
         "results/a.parquet",
