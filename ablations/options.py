@@ -188,7 +188,11 @@ def _kept(add: Callable[..., Any]) -> None:
         help="stale: also what other sources gave; failed: only what failed; unkept: also what has no kept checkpoint",
     )
     add("--keep-checkpoints", action="store_true", help="keep the last checkpoint of each finished trial, in kept/")
-    add("--pictures", action="store_true", help="keep some pictures of each trial; of public data they are kept anyway")
+    add(
+        "--pictures",
+        action="store_true",
+        help="keep some pictures of each trial; of public data but the Hub's they are kept anyway",
+    )
     add(
         "--track",
         action="append",

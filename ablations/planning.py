@@ -282,6 +282,8 @@ def _infeasible(config: Config, train_images: int) -> str | None:
         return f"method=detection needs boxes, --data of Pascal VOC's layout. Got {config.data} instead."
     if config.method == DETECTION and importlib.util.find_spec("pycocotools") is None:
         return 'method=detection needs pycocotools: pip install -e ".[detection]"'
+    if config.method == DETECTION and config.train_images is not None:
+        return f"method=detection trains on all pictures: train_images must be none. Got {config.train_images} instead."
     if config.method == NONE:
         return None
     if config.batch_size > images:

@@ -304,10 +304,11 @@ def test_the_table_of_detection_on_a_tiny_folder(
 
 
 def test_detection_and_other_methods_need_their_own_data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def plan(table: str, data_name: str) -> None:
+    def plan(table: str, data_name: str, **changes: Any) -> None:
         starts = dict(digest="0" * 16, network=dict(backbone="resnet10", stem="cifar", width=4), origin="x")
+        asked = dict(batch_size=4, **changes)
         planning.plan(
-            catalogue.get(table), recipe="digits", data=data_name, train_images=100, overrides=dict(batch_size=4),
+            catalogue.get(table), recipe="digits", data=data_name, train_images=100, overrides=asked,
             encoders=lambda kind, fields: tables.Encoder(**starts),
         )  # fmt: skip
 
@@ -315,6 +316,8 @@ def test_detection_and_other_methods_need_their_own_data(folder: Path, monkeypat
     for table, name in (("detection", "digits@0"), ("stop_gradient", "voc@0")):
         with pytest.raises(UserError, match="boxes, "):
             plan(table, name)
+    with pytest.raises(UserError, match=r"trains on all pictures: train_images must be none\. Got 50 instead\."):
+        plan("detection", "voc@0", train_images=50)
     monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[detection\]"'):
         plan("detection", "voc@0")

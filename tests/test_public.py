@@ -142,6 +142,7 @@ def upload(folder: Path, server: Hub, commit: str = COMMIT) -> None:
 def test_a_data_set_of_the_hub_is_that_of_the_folder_cold_warm_and_offline(folder: Path, server: Hub) -> None:
     cold = data.locate(NAME)
     assert cold.name == data.locate(folder).name
+    assert not cold.is_public  # for all we know: a token opens private ones
     assert cold.asked == f"{NAME}@{COMMIT}"
     assert_holds(data.read(cold, "train"), range(5))
     sent = len(server.sent)
@@ -222,6 +223,7 @@ def test_a_name_is_fetched_once_and_split_for_ever(tmp_path: Path, monkeypatch: 
         data.locate("flowers")
     source = data.locate("flowers")
     assert (source.asked, source.test_fraction, len(tries)) == ("flowers", 0.15, 2)
+    assert source.is_public
     assert data.locate("flowers").name == source.name == data.locate(source.path, 0.15).name
     assert len(tries) == 2
     assert not [*(tmp_path / "cache").rglob("*.tgz")]

@@ -70,8 +70,9 @@ class Source:
 
     @property
     def is_public(self) -> bool:
-        """Whether its pictures are anybody's: the digits, or fetched by their public name."""
-        return self.path is None or (self.asked is not None and self.asked != str(self.path))
+        """Whether its pictures are anybody's: the digits, or fetched by their public name. On the Hub some are not."""
+        named = self.asked is not None and self.asked != str(self.path)
+        return self.path is None or (named and not str(self.asked).startswith("hf://"))
 
     @property
     def max_bytes(self) -> int:
