@@ -46,6 +46,8 @@ def launch(
         decoded = within(runtime.until, lambda: trials.shared(source, [trial.config for trial in todo]))
     except TimeLimitError:
         return list(todo)
+    if note := placement.decoding(all(decoded.values()), runtime):
+        say(note)
     for number, trial in enumerate(todo):
         if runtime.over:
             return list(todo[number:])

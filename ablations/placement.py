@@ -135,6 +135,16 @@ def _text(cluster: Cluster, demand: Demand) -> str:
     return "; ".join(f"{count} x {each}" for each, count in counts.items()) + limit
 
 
+def decoding(in_memory: bool, runtime: Runtime) -> str | None:
+    """What to tell of where the pictures are decoded, since what trains would wait for them; None where it does not."""
+    if in_memory or runtime.loader_processes:
+        return None
+    return (
+        "The pictures are not held in memory: each worker decodes them while it trains, in the same process. "
+        "--loader-processes N has N others do it."
+    )
+
+
 def check_precision(configs: Iterable[Config], device: str) -> None:
     """Raises UserError for a precision that no trial of these Configs could have there, `cpu` or `cuda`."""
     for config in configs:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from ablations import provenance
 from ablations.files import Folder
 from ablations.table import Trial, UserError
 from ablations.terminal import say
@@ -121,6 +122,11 @@ def _named(trial: Trial) -> str:
     return f"{trial.name} {trial.fingerprint[:8]}"
 
 
+def _id(trial: Trial) -> str:
+    """What names a trial's run in W&B and MLflow: the Config, and the code that trains it."""
+    return f"{trial.fingerprint}-{provenance.sources(trial.config.method)}"
+
+
 class _TensorBoard:
     def __init__(self, folder: Folder, writer: Any) -> None:
         self._place = Path.home() / "simsiam-results" if folder.bucket else Path(folder.uri)
@@ -160,7 +166,7 @@ class _Wandb:
         if trial.fingerprint not in self._runs:  # W&B leaves out an epoch that it has
             self._runs[trial.fingerprint] = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT", _PROJECT),
-                id=trial.fingerprint,
+                id=_id(trial),
                 resume="allow",
                 name=trial.name,
                 group=trial.table.name,
@@ -185,30 +191,38 @@ class _Wandb:
 class _MLflow:
     def __init__(self, client: Any, entities: Any) -> None:
         self._client, self._entities, self._runs = client, entities, dict[str, str]()
+        self._epochs = dict[str, int]()  # run -> the last one that it has: MLflow would take another of the same number
         found = client.get_experiment_by_name(_PROJECT)
         self._experiment = found.experiment_id if found else client.create_experiment(_PROJECT)
 
     def begin(self, trial: Trial, epoch: int) -> None:
         if trial.fingerprint in self._runs:
             return
-        earlier = self._client.search_runs([self._experiment], f"tags.fingerprint = '{trial.fingerprint}'")
+        earlier = self._client.search_runs([self._experiment], f"tags.trial = '{_id(trial)}'")
         if earlier:
-            self._runs[trial.fingerprint] = earlier[0].info.run_id
+            self._runs[trial.fingerprint] = run = earlier[0].info.run_id
+            self._epochs[run] = max((each.step for each in self._client.get_metric_history(run, "loss")), default=-1)
             return
-        tags = {"mlflow.runName": trial.name, "fingerprint": trial.fingerprint, "table": trial.table.name}
+        tags = {"mlflow.runName": trial.name, "trial": _id(trial), "table": trial.table.name}
         run = self._client.create_run(self._experiment, tags=tags).info.run_id
         self._runs[trial.fingerprint] = run
         params = [self._entities.Param(name, str(value)) for name, value in _config(trial).items()]
         self._client.log_batch(run, params=params)
 
     def log(self, trial: Trial, epoch: int, numbers: Mapping[str, float]) -> None:
+        run = self._runs[trial.fingerprint]
+        if epoch > self._epochs.get(run, -1):
+            self._epochs[run] = epoch
+            self._log(run, epoch, numbers)
+
+    def _log(self, run: str, epoch: int, numbers: Mapping[str, float]) -> None:
         now = int(1000 * time.time())
         metrics = [self._entities.Metric(name, number, now, epoch) for name, number in numbers.items()]
-        self._client.log_batch(self._runs[trial.fingerprint], metrics=metrics)
+        self._client.log_batch(run, metrics=metrics)
 
     def end(self, trial: Trial, outcome: str, epoch: int, numbers: Mapping[str, float]) -> None:
-        self.log(trial, epoch, {f"end/{name}": number for name, number in numbers.items()})
         run = self._runs.pop(trial.fingerprint)
+        self._log(run, epoch, {f"end/{name}": number for name, number in numbers.items()})
         self._client.set_tag(run, "outcome", outcome)
         self._client.set_terminated(run, "FAILED" if outcome == "failed" else "FINISHED")
 

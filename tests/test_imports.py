@@ -69,7 +69,7 @@ ARROWS = {
         "tries",
     },
     "progress": {"board", "table", "terminal", "tracking"},
-    "tracking": {"files", "table", "terminal"},
+    "tracking": {"files", "provenance", "table", "terminal"},
     "board": {"files", "terminal"},
     "printed": {"agreement", "board", "fidelity", "lines", "provenance", "table", "terminal", "verdict"},
     "printed_plan": {

@@ -53,7 +53,7 @@ def test_a_picture_that_goes_while_a_table_runs_fails_what_reads_it(
     assert run.main([*command, "--results", str(tmp_path / "out")]) == 0  # planned with what is there
 
 
-def test_pictures_go_from_a_folder_to_parquet(tmp_path: Path) -> None:
+def test_pictures_go_from_a_folder_to_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Two sizes, so that they are decoded while reading.
     images = [encoded(i % 20, 12, 12 + i % 2) for i in range(40)]
     folder = write_both_splits(tmp_path / "data", images, image="img", label="labels")
@@ -63,6 +63,11 @@ def test_pictures_go_from_a_folder_to_parquet(tmp_path: Path) -> None:
     table = pd.read_parquet(tmp_path / "out" / "stop_gradient.parquet")
     assert table.data.str.startswith("parquet@").all()
     assert (table.test_images == 40).all()
+    hint = "--loader-processes N has N others do it."
+    assert capsys.readouterr().out.count(hint) == 1
+    (tmp_path / "out" / "trials" / f"{table.fingerprint[0]}.parquet").unlink()
+    assert run.main([*command, "--loader-processes", "1", "--results", str(tmp_path / "out")]) == 0
+    assert hint not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

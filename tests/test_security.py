@@ -98,6 +98,7 @@ def test_a_ray_of_the_runs_own_is_closed_to_others_and_follows_no_file_of_theirs
     assert not [*place.glob("ray-*")]
     assert not (place / ".ray" / "auth_token").exists()
     assert "is not a file of yours alone, and is not followed" in out
+    assert "Starting Ray on this machine." in out
     assert "Ray: started here" in out
     with pytest.raises(TimeoutError):
         stranger.accept()

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from ablations import catalogue, planning, run, tracking
+from ablations import catalogue, planning, provenance, run, tracking
 from ablations.files import Folder
 from ablations.store import Store
 from ablations.table import Trial, UserError
@@ -120,8 +120,11 @@ def test_mlflow_has_a_run_for_a_trial_and_goes_on_with_it(tmp_path: Path, monkey
     assert found.data.params["base_lr"] == "0.2"
     assert found.data.tags["outcome"] == "finished"
     assert found.data.metrics["end/linear_top1"] == 95.0
-    steps = {each.step: each.value for each in client.get_metric_history(found.info.run_id, "loss")}
-    assert steps == {1: -0.1, 2: -0.2, 3: -0.3, 4: -0.4}
+    steps = [(each.step, each.value) for each in client.get_metric_history(found.info.run_id, "loss")]
+    assert sorted(steps) == [(1, -0.1), (2, -0.2), (3, -0.3), (4, -0.4)]  # each once
+    monkeypatch.setattr(tracking.provenance, "sources", lambda *_: "5" * 16)
+    tell(tmp_path, "mlflow", resumed=True)  # again, with other code
+    assert len(client.search_runs([experiment.experiment_id])) == 2
 
 
 def records(content: bytes) -> Iterator[bytes]:
@@ -149,7 +152,7 @@ def test_wandb_gets_a_run_for_a_trial(tmp_path: Path, monkeypatch: pytest.Monkey
     tell(tmp_path, "wandb", resumed=True)
     wandb.teardown()
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    assert file.stem == f"run-{a_trial().fingerprint}"
+    assert file.stem == f"run-{a_trial().fingerprint}-{provenance.sources()}"
     steps, summary = dict[int, dict[str, str]](), dict[str, str]()
     for record in map(Record.FromString, records(file.read_bytes())):
         if record.HasField("history"):

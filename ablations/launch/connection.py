@@ -45,6 +45,7 @@ def connected() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if address == LOCAL:
             # Ray lets all users write in its folder, so it is within one that nobody else gets into.
+            say("Starting Ray on this machine.")
             options["_temp_dir"] = f"{stack.enter_context(_folder())}/r"
             _have_a_token()
         else:

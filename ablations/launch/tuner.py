@@ -63,6 +63,8 @@ def launch(
             decoded = within(runtime.until, lambda: ours.shared(data.of(runtime), [trial.config for trial in todo]))
         except TimeLimitError:
             return list(todo)
+        if note := placement.decoding(all(decoded.values()), runtime):
+            say(note)
         cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
         grows = maximum is not None and placement.slots(dataclasses.replace(maximum, head={}), demand) > 0
         job = {
