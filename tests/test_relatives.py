@@ -285,27 +285,26 @@ def test_killed_and_resumed_it_is_bit_for_bit_the_same(name: str, monkeypatch: p
         assert science(run(of, place)[1]) == undisturbed
 
 
+def each_in_turn() -> dict[str, list[Any]]:
+    return {name: science(run(config(name, train_images=301))[1]) for name in OTHERS}
+
+
 def work(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store{world}", rank=rank, world_size=world)
-    found = {name: science(run(config(name, train_images=301))[1]) for name in OTHERS}
-    torch.save(found, Path(folder) / f"{world}-{rank}.pt")
-    if world > 1:
-        dist.destroy_process_group()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    torch.save(each_in_turn(), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_and_three_workers_come_to_what_one_does(tmp_path: Path) -> None:
-    for world in (1, 2, 3):
-        mp.spawn(work, (world, str(tmp_path)), nprocs=world)
-    single = torch.load(tmp_path / "1-0.pt")
-    for world in (2, 3):
-        for rank in range(world):
-            found = torch.load(tmp_path / f"{world}-{rank}.pt")
-            for name in OTHERS:
-                np.testing.assert_allclose(found[name], single[name], rtol=1e-6, err_msg=name)
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_several_workers_come_to_what_one_does(world: int, tmp_path: Path) -> None:
+    mp.spawn(work, (world, str(tmp_path)), nprocs=world)
+    single = each_in_turn()
+    for rank in range(world):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name in OTHERS:
+            np.testing.assert_allclose(found[name], single[name], rtol=1e-6, err_msg=name)
 
 
 # A method of one's own: one file, one entry, one row.

@@ -76,9 +76,10 @@ def test_an_expectation_with_momentum_0_is_no_predictor() -> None:
     np.testing.assert_allclose(found, none, rtol=1e-9)
 
 
+@pytest.mark.parametrize("start", ["first", "zero"])
 @pytest.mark.parametrize("normalised", [True, False])
-def test_an_expectation_is_a_moving_average_of_each_picture(normalised: bool) -> None:
-    of = config("expectation", eta_momentum=0.75, eta_normalised=normalised)
+def test_an_expectation_is_a_moving_average_of_each_picture(normalised: bool, start: str) -> None:
+    of = config("expectation", eta_momentum=0.75, eta_normalised=normalised, eta_start=start)
     ours = built(of)
     ids, seen = torch.arange(64), []
 
@@ -92,7 +93,8 @@ def test_an_expectation_is_a_moving_average_of_each_picture(normalised: bool) ->
             seen.append((z[0] + z[1]) / 2)
             ours(x, ids)
         ours.update(step + 1, 9)
-    expected = unit(0.75 * unit(0.75 * unit(seen[0]) + 0.25 * seen[1]) + 0.25 * seen[2])
+    first = seen[0] if start == "first" else 0.25 * seen[0]  # 0.75 of nothing besides
+    expected = unit(0.75 * unit(0.75 * unit(first) + 0.25 * seen[1]) + 0.25 * seen[2])
     torch.testing.assert_close(ours.averages[:64], expected)
     assert not ours.averages[64:].any()
 
