@@ -20,6 +20,7 @@ from ablations.terminal import say, shown, some
 
 _FOLDER = "running"
 _SECONDS = 5.0  # between two posts
+_PATIENCE = 5.0  # that a run waits at its end for a folder that does not answer
 _ALIVE = 3 * _SECONDS  # without a word before a run counts as ended
 _DEAD = 3600.0  # seconds after which its board is taken away
 _NAMED = 3  # trials in a note on another run
@@ -109,7 +110,7 @@ class Post:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._thread.join(_SECONDS)
+        self._thread.join(_PATIENCE)
 
     def _go_on(self) -> None:
         looks = 2  # at the other boards: one that begins with this one is there at the second

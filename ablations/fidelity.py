@@ -1,9 +1,9 @@
 """Can a cheap ablation be believed? Whether a table at fewer epochs ranks its rows as the one at more epochs does.
 
-Rows are ranked by the mean of kNN top-1 over seeds; rows that have collapsed or diverged in most of their seeds share
-the last place. Kendall's tau-b of two rankings is 1 where they agree, 0 where they have nothing to do with each other,
-and -1 where they are opposite. Beside it stands what two halves of the longer table's own seeds reach: how far the
-longer table agrees with itself, at half the seeds.
+Rows are ranked by the mean of kNN top-1 over seeds; rows that have collapsed or diverged in half or more of their seeds
+share the last place. Kendall's tau-b of two rankings is 1 where they agree, 0 where they have nothing to do with each
+other, and -1 where they are opposite. Beside it stands what two halves of the longer table's own seeds reach: how far
+the longer table agrees with itself, at half the seeds.
 """
 
 from __future__ import annotations

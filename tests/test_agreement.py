@@ -65,7 +65,9 @@ def test_welch_keeps_its_error_rate() -> None:
         (lines([90.0] * 10), lines([90.0] * 9, 10, outcome="collapsed") + lines([90.0], 19), DIFFER),
         (lines(list(ONE)), lines(ONE[:2], 5) + lines([None] * 8, 7, outcome="diverged"), DIFFER),
         (lines(list(ONE)), lines(ONE[:4], 5) + lines([None], 9, outcome="diverged"), UNDECIDED),
+        (lines(list(ONE)), lines(ONE[:1], 5) + lines(ONE[1:], 6, outcome="collapsed"), AGREE),  # Fisher's p is 0.048
         (lines(list(ONE)), lines([None] * 5, outcome="failed"), UNDECIDED),
+        (lines([20.0] * 5, outcome="collapsed"), lines([None] * 5, 5, outcome="failed"), UNDECIDED),
         (lines([None] * 5, outcome="failed"), lines([None] * 5, outcome="failed"), UNDECIDED),
         (lines([None] * 5), lines([None] * 5, 5), UNDECIDED),  # detectors
         (lines(list(ONE)), lines([None] * 5, outcome="infeasible"), DIFFER),
@@ -184,9 +186,24 @@ def test_the_command_compares_folders(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "2 rows: 1 agree, 1 differ." in capsys.readouterr().out
     rows, claims = results.agreement(one, other)
     assert [row.says for row in rows] == [AGREE, DIFFER]
+    assert [row.shared for row in rows] == [0, 0]  # the same trainings, with other numbers
     assert [claim.says for claim in claims] == [SAME, CONTRARY, CONTRARY]
     mixed = published(tmp_path / "mixed", {"with": list(OTHER), "without": [90.0, 92, 20, 21, 22]})
     assert OPEN in [claim.says for claim in results.agreement(one, mixed)[1]]
+
+
+def test_a_claim_that_they_contradict_each_other_on_is_found_where_all_rows_agree(tmp_path: Path) -> None:
+    """Seeds differ by far more than the rows do, which is paired by seed."""
+    one, other = [80.0, 90.0, 95.0, 85.0, 92.0], [82.0, 91.0, 94.0, 86.0, 90.0]
+    near = [0.1, -0.1, 0.0, 0.05, -0.05]
+    places = [
+        published(tmp_path / name, {"with": its, "without": [a - by + b for a, b in zip(its, near, strict=True)]}, seed)
+        for name, its, by, seed in (("one", one, 11, 0), ("other", other, 9, 5))
+    ]
+    rows, claims = results.agreement(*places)
+    assert [row.says for row in rows] == [AGREE, AGREE]
+    assert [claim.says for claim in claims].count(CONTRARY) == 1
+    assert results_main.main(["compare", *map(str, places)]) == 1
 
 
 def test_claims_on_rows_that_one_run_lacks_are_not_said_to_be_the_same(tmp_path: Path) -> None:

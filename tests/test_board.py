@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,19 @@ ROOT = Path(__file__).resolve().parent.parent
 TRIAL = Told("table/row seed 0", "a" * 20, "running", 10, epoch=3, loss=-0.5, z_std=0.9, knn_top1=80.0, left=70.0)
 
 
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_board_comes_back_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board, "_SECONDS", 0.05)
     mine = Board("1 of 3 done", [TRIAL, Told("table/row seed 1", "b" * 20, "finished", 10, ended=True)])
     folder = Folder.at(tmp_path)
     with Post(folder, lambda: mine):
-        deadline = time.monotonic() + 20
-        while not board.posted(folder):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: bool(board.posted(folder)))
         ((seconds, found),) = board.posted(folder)
     assert seconds < 10
     assert found == mine
@@ -56,7 +61,7 @@ def test_the_board_of_a_run_that_was_killed_goes_with_the_next_run(
     for name, seconds in (("killed", 4000), ("silent", 100)):
         folder.write(f"running/{name}.json", json.dumps({**told, "written": time.time() - seconds}).encode())
     with Post(folder, lambda: Board("", [])):
-        time.sleep(0.3)
+        until(lambda: "killed.json" not in folder.names("running"))
     assert folder.names("running") == ["silent.json"]
 
 
@@ -65,20 +70,27 @@ def test_a_run_beside_another_says_what_is_trained_twice(
 ) -> None:
     monkeypatch.setattr(board, "_SECONDS", 0.05)
     mine = Board("", [TRIAL, Told("table/row seed 1", "b" * 20, "waiting", 10, waiting=True)])
-    notes = []
-    for seconds, theirs in ((100, mine), (1, Board("", [dataclasses.replace(TRIAL, ended=True)])), (1, mine)):
+
+    def heard(patience: float) -> str:
+        text, deadline = "", time.monotonic() + patience
+        while not text and time.monotonic() < deadline:
+            time.sleep(0.05)
+            text = capsys.readouterr().err
+        return text
+
+    for seconds, theirs, said in (
+        (100, mine, ""),
+        (1, Board("", [dataclasses.replace(TRIAL, ended=True)]), ""),
+        (1, mine, r"heard of \d+ s ago, has 2 of these trainings too: table/row seed 0, table/row seed 1\."),
+    ):
         told = {**json.loads(board.packed(theirs)), "written": time.time() - seconds}
         (tmp_path / "running").mkdir(exist_ok=True)
         (tmp_path / "running" / "a.json").write_text(json.dumps(told))
         with Post(Folder.at(tmp_path), lambda: mine):
-            time.sleep(0.3)
-        notes.append(capsys.readouterr().err)
+            assert re.search(said or "^$", heard(20 if said else 0.3))
     (tmp_path / "running" / "a.json").unlink()
     with Post(Folder.at(tmp_path), lambda: mine), Post(Folder.at(tmp_path), lambda: mine):  # at the same time
-        time.sleep(0.3)
-    assert "has 2 of these trainings too" in capsys.readouterr().err
-    assert notes[:2] == ["", ""]
-    assert "heard of 1 s ago, has 2 of these trainings too: table/row seed 0, table/row seed 1." in notes[2]
+        assert "has 2 of these trainings too" in heard(20)
 
 
 def test_what_is_no_board_is_left_out(tmp_path: Path) -> None:

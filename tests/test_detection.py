@@ -101,7 +101,7 @@ def test_a_picture_or_list_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"000004.jpg cannot be read"):
         data.locate(tmp_path)
     (tmp_path / "ImageSets" / "Main" / "trainval.txt").unlink()
-    with pytest.raises(DataError, match=r"has no ImageSets/Main/trainval|train.txt"):
+    with pytest.raises(DataError, match=r"has no ImageSets/Main/trainval\|train.txt"):
         data.locate(tmp_path)
 
 

@@ -64,15 +64,32 @@ def test_collapsed_rows_are_tied_whatever_their_numbers() -> None:
     assert found.tau == pytest.approx(1.0)
 
 
-def test_a_row_counts_as_collapsed_when_most_of_its_seeds_have() -> None:
-    mixed = {"a": [90.0, 90, 20], "b": [95.0, 20, 20], "c": [80.0] * 3}
-    short = {"a": [90.0] * 3, "b": [70.0] * 3, "c": [80.0] * 3}
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_row_counts_as_collapsed_when_half_of_its_seeds_have(seeds: int) -> None:
+    mixed = {"a": [90.0] * seeds, "b": [95.0, 20, 20][:seeds], "c": [80.0] * seeds}
+    short = {"a": [90.0] * seeds, "b": [70.0] * seeds, "c": [80.0] * seeds}
     found = fidelity.between(lines(short), lines(mixed), (25, 100))
     assert found is not None
     assert found.tau == pytest.approx(1.0)
 
 
-def test_noise_widens_the_interval_and_lowers_what_halves_reach() -> None:
+def test_the_interval_is_that_of_all_draws_of_the_seeds() -> None:
+    """2,000 draws of three seeds, which there are 27 of, each as likely."""
+    one = {"a": [90.0, 92, 97], "b": [91.0, 93, 91], "c": [92.0, 91, 93], "d": [94.0, 90, 92]}
+    other = {"a": [96.0, 91, 90], "b": [92.0, 90, 93], "c": [90.0, 95, 94], "d": [91.0, 92, 97]}
+    taus = []
+    for drawn in itertools.product(range(3), repeat=3):
+        means = [[sum(row[seed] for seed in drawn) for row in rows.values()] for rows in (one, other)]
+        taus.append(counted(*means))
+    taus.sort()
+    found = fidelity.between(lines(one), lines(other), (25, 100))
+    assert found is not None
+    # Of 27 equally likely ones, 2.5 % end within the first, 97.5 % within the last.
+    assert (found.low, found.high) == (pytest.approx(taus[0]), pytest.approx(taus[-1]))
+    assert found.low < found.high
+
+
+def test_noise_lowers_what_halves_reach() -> None:
     noisy = {row: [90 + i / 4 + (seed * 7 + i * 3) % 5 for seed in range(5)] for i, row in enumerate("abcde")}
     found = fidelity.between(lines(noisy), lines(noisy), (25, 100))
     assert found is not None

@@ -260,9 +260,12 @@ def test_watch_ends_with_its_reader(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ablations.results", "watch", "--results", str(tmp_path)]
     watch = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert watch.stdout
-    watch.stdout.readline()
-    watch.stdout.close()
-    assert watch.wait(timeout=60) == 0
+    try:
+        watch.stdout.readline()
+        watch.stdout.close()
+        assert watch.wait(timeout=60) == 0
+    finally:
+        watch.kill()
 
 
 def test_a_column_of_another_type_is_an_error_that_says_so(tmp_path: Path) -> None:

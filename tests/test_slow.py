@@ -109,9 +109,13 @@ def test_code_that_is_edited_while_a_table_runs_changes_none_of_its_trials(tmp_p
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment |= {"RAY_TMPDIR": str(ray_folder)}
     process = subprocess.Popen([*command, "--results", str(results)], env=environment, cwd=checkout)
-    assert wait_for_a_trial(results)
-    (checkout / "simsiam" / "monitor.py").write_text("raise RuntimeError('half an edit')")
-    assert process.wait() == 0
+    try:
+        assert wait_for_a_trial(results)
+        (checkout / "simsiam" / "monitor.py").write_text("raise RuntimeError('half an edit')")
+        assert process.wait() == 0
+    finally:
+        process.terminate()  # it takes its Ray along
+        process.wait()
     table = pd.read_parquet(results / "stop_gradient.parquet")
     assert len(table) == 8
     assert table.sources.nunique() == 1

@@ -88,11 +88,15 @@ def test_a_terminal_without_the_letters_gets_others(locale: dict[str, str], tmp_
 def test_a_closed_terminal_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [*TABLE, *LONG, "--checkpoint-seconds", "0", "--results", str(tmp_path)]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    while not [*tmp_path.glob("checkpoints/*.pt")]:
-        assert run.poll() is None
-        time.sleep(0.1)
-    run.send_signal(signal.SIGHUP)
-    out, _ = run.communicate(timeout=60)
+    try:
+        while not [*tmp_path.glob("checkpoints/*.pt")]:
+            assert run.poll() is None
+            time.sleep(0.1)
+        run.send_signal(signal.SIGHUP)
+        out, _ = run.communicate(timeout=60)
+    finally:
+        run.kill()
+        run.wait()
     assert run.returncode == 130
     assert "the same command goes on from here" in out
     assert "half done" in subprocess.run([*command, "--plan"], capture_output=True, text=True, check=True).stdout

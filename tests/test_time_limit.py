@@ -97,11 +97,12 @@ def test_an_evaluation_that_takes_longer_than_any_before_is_broken_off(
         return real(*args, **more)
 
     real = monitor.measure
-    monkeypatch.setattr(pretrain.monitor, "measure", measure)
-    monkeypatch.setattr(requests, "_END_SECONDS", 0.0)
-    begun = time.monotonic()
-    assert run.main([*TINY, "--results", str(tmp_path), "--time-limit", "0.1"]) == 75
-    assert time.monotonic() - begun < 60
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain.monitor, "measure", measure)
+        patch.setattr(requests, "_END_SECONDS", 0.0)
+        begun = time.monotonic()
+        assert run.main([*TINY, "--results", str(tmp_path), "--time-limit", "0.1"]) == 75
+        assert time.monotonic() - begun < 60
     assert run.main([*TINY, "--results", str(tmp_path)]) == 0
 
 

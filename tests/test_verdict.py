@@ -168,6 +168,8 @@ def test_an_unstable_row_has_a_rougher_loss() -> None:
         (Claim(WORSE, ("b", "a"), "", margin=1.0), {"a": 3}, UNDECIDED),
         (Claim(WITHIN, ("b", "a"), "", margin=1.0), {"b": 3}, CONTRADICTED),
         (Claim(WITHIN, ("b", "a"), "", margin=1.0), {"b": 1}, UNDECIDED),
+        (Claim(WITHIN, ("b", "a"), "", margin=1.0), {"a": 3, "b": 3}, UNDECIDED),  # both as bad as can be
+        (Claim(WORSE, ("b", "a"), "", margin=1.0), {"a": 1, "b": 3}, UNDECIDED),
         (Claim(DOES_NOT_COLLAPSE, ("b",), ""), {"b": 3}, UNDECIDED),
         (Claim(COLLAPSES, ("b",), ""), {"b": 3}, CONTRADICTED),
     ],
@@ -268,6 +270,14 @@ def test_a_large_difference_is_found_and_all_claims_of_a_table_share_the_error()
     assert alone.shows is not None
     assert among_ten.shows is not None
     assert among_ten.shows / alone.shows == pytest.approx(stats.t.ppf(1 - 0.0025, 3) / stats.t.ppf(1 - 0.025, 3))
+
+
+def test_the_differences_of_a_claim_share_its_error() -> None:
+    rows = dict(a=[96.0, 97.0, 98.5], b=[90.0, 91.0, 90.5], c=[80.0, 82.0, 84.0])
+    found = judge(Claim(ORDERING, ("a", "b", "c"), ""), lines(**rows))
+    for each, (one, other) in zip(found.differences, (("a", "b"), ("b", "c")), strict=True):
+        theirs = stats.ttest_rel(rows[one], rows[other]).confidence_interval(1 - 0.05 / 2)
+        assert (each.interval.low, each.interval.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
 
 
 def test_no_difference_has_no_sign_of_minus() -> None:
