@@ -178,7 +178,7 @@ def test_a_tables_text_travels_with_a_submitted_job(
     file = tmp_path / "mine.py"
     file.write_text(GOOD)
     submitted: list[list[str]] = []
-    monkeypatch.setattr(submit, "refused", lambda address: None)
+    monkeypatch.setattr(submit, "refused", lambda: None)
     monkeypatch.setattr(submit.os, "spawnv", lambda mode, path, command: submitted.append(command) or 0)
     assert submit.main(["--table", str(file), "--seeds", "2"]) == 0
     ((*_, option, environment, dashes, python, script, name, path, seeds, n),) = submitted

@@ -179,6 +179,20 @@ def test_a_number_that_a_disk_has_changed_is_not_read(tmp_path: Path) -> None:
             store.trial(trial.fingerprint)
 
 
+def test_what_a_table_carries_is_not_read_where_a_disk_has_changed_it(tmp_path: Path) -> None:
+    store, trials = Store.at(tmp_path), plan()
+    finish(store, trials)
+    store.rebuild(trials)
+    file = tmp_path / "stop_gradient.parquet"
+    table = pq.read_table(file)
+    told = dict(table.schema.metadata)
+    (stamps,) = (key for key, value in told.items() if trials[0].fingerprint.encode() in value)
+    told[stamps] = told[stamps].replace(trials[0].fingerprint.encode(), b"0" * 20)  # still JSON
+    pq.write_table(table.replace_schema_metadata(told), file)
+    with pytest.raises(UserError, match="stop_gradient.parquet is damaged"):
+        Store.at(tmp_path).table("stop_gradient")
+
+
 def test_a_damaged_curve_comes_with_what_makes_it_again(tmp_path: Path) -> None:
     store, (trial, _) = Store.at(tmp_path), plan()
     name = trial.fingerprint
