@@ -189,7 +189,7 @@ def test_what_a_table_carries_is_not_read_where_a_disk_has_changed_it(tmp_path: 
     (stamps,) = (key for key, value in told.items() if trials[0].fingerprint.encode() in value)
     told[stamps] = told[stamps].replace(trials[0].fingerprint.encode(), b"0" * 20)  # still JSON
     pq.write_table(table.replace_schema_metadata(told), file)
-    with pytest.raises(UserError, match="stop_gradient.parquet is damaged"):
+    with pytest.raises(UserError, match=r"stop_gradient\.parquet is damaged"):
         Store.at(tmp_path).table("stop_gradient")
 
 

@@ -61,7 +61,8 @@ def load(
         data: only lines of these data, `layout@digest`; None for all.
         encoder_from: without the lines of rows that start with another encoder; None for all.
         root: the results folder, or its s3:// or gs:// URI; None for where run.py puts them without
-            `--results`: $SIMSIAM_RESULTS, else results/ of the repository.
+            `--results`: $SIMSIAM_RESULTS, else results/ of the repository or, where there is none, of the folder that
+            one is in.
 
     Raises UserError for an unknown table, one that has no file there, and for a recipe, overrides, data or encoder that
     it has no line of.
