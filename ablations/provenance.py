@@ -64,9 +64,10 @@ def sources(method: str = SIMSIAM) -> str:
 
 
 def is_stale(result: Mapping[str, Any]) -> bool:
-    """Whether other sources than these have made a result; they did where its method is none of these sources'."""
+    """Whether other sources than these have trained it; they have where its method is none of these sources'."""
     method = result["method"] or SIMSIAM
-    return method not in METHODS or bool(result["sources"] != sources(method))
+    trained = result.get("outcome") != "infeasible"
+    return trained and (method not in METHODS or bool(result["sources"] != sources(method)))
 
 
 def check_one_place() -> None:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def refused() -> str | None:
     """Why no job can be submitted to the Ray that its command would find, with what to do; None if it takes jobs."""
     from ray.dashboard.utils import get_address_for_submission_client
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RayError
     from ray.job_submission import JobSubmissionClient
 
     address = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
@@ -73,7 +73,7 @@ def refused() -> str | None:
             f"The Ray at {address} refuses the token: {said}. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token "
             "of that cluster."
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         said = str(error).partition("\n")[0].rstrip(".")
         return f"No Ray takes jobs at {address}: {said}. Start one, or set RAY_API_SERVER_ADDRESS."
     return None

@@ -199,7 +199,7 @@ class _MLflow:
         if trial.fingerprint in self._runs:
             return
         earlier = self._client.search_runs([self._experiment], f"tags.trial = '{_id(trial)}'")
-        if earlier:
+        if earlier and epoch > 1:  # else it is trained again from its start
             self._runs[trial.fingerprint] = run = earlier[0].info.run_id
             self._epochs[run] = max((each.step for each in self._client.get_metric_history(run, "loss")), default=-1)
             return

@@ -23,9 +23,11 @@ from ray.tune.search import Searcher
 from ablations import launch, lines, options, request, run
 from ablations import store as stores
 from ablations.columns import METRICS
-from ablations.launch import notices, tuner, watch
+from ablations.launch import notices, tuner, watch, work
 from ablations.launch.queue import Queue
+from ablations.launch.trainable import hopeless
 from ablations.progress import Progress
+from ablations.trial import failure as trials_failure
 from simsiam import distributed
 from simsiam.config import Config, Runtime, fingerprint
 from simsiam.data import DataError
@@ -150,6 +152,17 @@ if seed == 1:
     assert table.outcome[2] in ("finished", "collapsed")
 
 
+def test_pictures_that_one_node_does_not_get_end_no_other_trial(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(work.ray, "get", lambda pictures: pictures)  # too large to be held
+    monkeypatch.setattr(work.ray.util, "get_node_ip_address", lambda: "10.0.0.7")
+    with pytest.raises(OSError, match=r"10\.0\.0\.7 does not get the pictures: .*gone does not exist") as raised:
+        work._pictures({"pictures": None}, Runtime(data_path=str(tmp_path / "gone")))
+    assert not hopeless(raised.value)
+    assert lines.spoiled({"message": trials_failure(raised.value, 1, 1.0)}) is None
+
+
 def test_trials_that_have_not_begun_do_not_begin_once_the_data_are_wrong(
     cluster: None, sabotage: Any, tmp_path: Path
 ) -> None:
@@ -269,22 +282,28 @@ def test_what_the_place_of_the_results_raises_is_what_a_run_raises(
 ) -> None:
     trials = Trials(tmp_path, monkeypatch)
     monkeypatch.setattr(stores.Store, "state", lambda *_: os.listdir(tmp_path / "gone"))
-    ends = (trials.watch.on_trial_recover, trials.watch.on_trial_error, trials.watch.on_trial_complete)
-    for end in ends:
-        trials.watch.error = None
+    its = trials.watch
+    monkeypatch.setattr(its._progress, "start", lambda name: os.listdir(tmp_path / "gone"), raising=False)
+    for call in (its.on_trial_start, its.on_trial_recover, its.on_trial_error, its.on_trial_complete):
+        its.error = None
         with pytest.raises(FileNotFoundError):
-            end(0, [], trials.trial)
-        assert isinstance(trials.watch.error, FileNotFoundError)
+            call(0, [], trials.trial)
+        assert isinstance(its.error, FileNotFoundError)
 
     def fit() -> None:
         raise tune.TuneError("Traceback (most recent call last): ...")
 
-    for its, raised in ((trials.watch.error, FileNotFoundError), (None, tune.TuneError)):
-        trials.watch.error = its
+    for error, raised in ((its.error, FileNotFoundError), (None, tune.TuneError)):
+        its.error = error
         monkeypatch.setattr(tuner, "Watch", lambda *_: trials.watch)
         monkeypatch.setattr(tuner, "_tuner", lambda *_: SimpleNamespace(fit=fit))
         with pytest.raises(raised):
             launch.launch(plan(seeds=[0]), Runtime(), trials.store, Progress(()), lambda ended: None)
+    its.error = FileNotFoundError()
+    monkeypatch.undo()
+    trials.store.fail(trials.config, "it failed")
+    its.on_trial_complete(0, [], trials.trial)
+    assert its.error is None  # the run went on
 
 
 def test_a_process_that_ends_after_its_result_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

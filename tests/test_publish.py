@@ -141,6 +141,7 @@ def test_what_is_stale_or_has_failed_is_neither_published_nor_taken(tmp_path: Pa
     assert not provenance.is_stale(line)
     assert provenance.is_stale({**line, "sources": "0" * 16})
     assert provenance.is_stale({**line, "method": "another checkout's"})
+    assert not provenance.is_stale({**line, "sources": "0" * 16, "outcome": "infeasible"})
 
 
 def test_a_row_that_can_never_start_is_published_with_its_reason_the_same_each_time(tmp_path: Path) -> None:

@@ -200,6 +200,25 @@ def kept(store: Store, data: str = "digits@0", overrides: Any = MappingProxyType
     store.rebuild(trials)
 
 
+def test_stale_lines_are_said_by_whoever_reads_them(tmp_path: Path, capsys: Any) -> None:
+    store, trials = Store.at(tmp_path), plan(seeds=range(3))
+    for trial in trials:
+        changes = {"sources": "0" * 16} if trial.config.seed == 0 else {}
+        store.write(a_result(trial.config, **changes), [{"epoch": 1, "loss": -0.5}])
+    store.rebuild(trials)
+    said = r"2 of 6 lines of stop_gradient are stale, since the code has changed: `--rerun stale` trains them again\."
+    for read in (results.load, results.pivot):
+        with pytest.warns(UserWarning, match=said):
+            read("stop_gradient", root=tmp_path)
+    command = ["--results", str(tmp_path)]
+    assert results_main.main(["claims", *command]) == 0
+    assert re.search(said, capsys.readouterr().err)
+    assert report.main(["--format", "csv", *command]) == 0
+    shown = capsys.readouterr()
+    assert re.search(said, shown.err)
+    assert shown.out.count("1 stale") == 2
+
+
 def test_lines_of_several_data_sets_are_not_mixed(tmp_path: Path, capsys: Any) -> None:
     store = Store.at(tmp_path)
     kept(store)

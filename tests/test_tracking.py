@@ -110,7 +110,10 @@ def test_mlflow_has_a_run_for_a_trial_and_goes_on_with_it(tmp_path: Path, monkey
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
     tell(tmp_path, "mlflow")  # interrupted after three epochs
-    tell(tmp_path, "mlflow", resumed=True)
+    with Tracking(["mlflow"], Folder.at(tmp_path)) as told:
+        for epoch in (3, 4):
+            told.epoch(a_trial(), a_line(epoch))
+        told.finish(a_trial(), END)
     client = MlflowClient()
     experiment = client.get_experiment_by_name("simsiam-ablations")
     assert experiment is not None
@@ -122,9 +125,12 @@ def test_mlflow_has_a_run_for_a_trial_and_goes_on_with_it(tmp_path: Path, monkey
     assert found.data.metrics["end/linear_top1"] == 95.0
     steps = [(each.step, each.value) for each in client.get_metric_history(found.info.run_id, "loss")]
     assert sorted(steps) == [(1, -0.1), (2, -0.2), (3, -0.3), (4, -0.4)]  # each once
-    monkeypatch.setattr(tracking.provenance, "sources", lambda *_: "5" * 16)
-    tell(tmp_path, "mlflow", resumed=True)  # again, with other code
+    tell(tmp_path, "mlflow", resumed=True)  # trained again, from its start
     assert len(client.search_runs([experiment.experiment_id])) == 2
+    monkeypatch.setattr(tracking.provenance, "sources", lambda *_: "5" * 16)
+    with Tracking(["mlflow"], Folder.at(tmp_path)) as told:
+        told.epoch(a_trial(), a_line(3))  # of other code
+    assert len(client.search_runs([experiment.experiment_id])) == 3
 
 
 def records(content: bytes) -> Iterator[bytes]:

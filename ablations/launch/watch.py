@@ -54,7 +54,8 @@ class Watch(TrialProgressCallback):
         return {}  # Tune pickles its callbacks into a state that nothing here reads back
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._progress.start(fingerprint(_config(trial)))
+        with self._kept():
+            self._progress.start(fingerprint(_config(trial)))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() > self._next:
@@ -98,8 +99,9 @@ class Watch(TrialProgressCallback):
         try:
             yield
         except (OSError, UserError) as error:
-            self.error = self.error or error
+            self.error = error
             raise
+        self.error = None  # Tune went on after the last one
 
     def _failed(self, trial: Any) -> None:
         """A process of a trial has ended. Give the trial up if that was once too often."""

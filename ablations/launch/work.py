@@ -69,8 +69,11 @@ def _pictures(job: Job, runtime: Runtime) -> Decoded | Source:
     """The pictures of the trial, decoded; or where they are, once they are on the nodes of all its workers."""
     if decoded := cast("Decoded | None", ray.get(job["pictures"])):
         return decoded
-    source = data.of(runtime)
-    data.fetch(source)
+    try:
+        source = data.of(runtime)
+        data.fetch(source)
+    except data.DataError as error:  # of this node: another may have them, so no other trial is given up for it
+        raise OSError(f"{ray.util.get_node_ip_address()} does not get the pictures: {error}") from None
     # A node may be new, and copy first. The others wait here: torch's collectives give up after half an hour.
     ray.train.collective.barrier()
     return source

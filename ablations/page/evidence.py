@@ -200,6 +200,7 @@ def _today(name: str, lines: Sequence[Result], definitions: Definitions) -> tupl
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         today = [line for line, its in zip(lines, todays.mask(name, lines, definitions), strict=True) if its]
+        todays.warn_of_stale(name, today)
     missing = [str(each.message) for each in told]
     last = [dict(line) for seeds in verdict.by_row(today).values() for line in seeds.values()]  # as claims take them
     if twice := len(today) - len(last):

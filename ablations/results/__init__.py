@@ -68,6 +68,7 @@ def load(
     it has no line of.
     """
     lines = _lines(table, recipe, overrides, data, encoder_from, root)
+    todays.warn_of_stale(table, lines)
     for name, several in selection.several(lines).items():
         todays.warn(f"The lines of {table} are of several {name}: {several}. Choose one with {name}=.")
     return _frame(lines, COLUMNS)
@@ -93,9 +94,7 @@ def _lines(
             raise UserError(selection.unknown(f"encoder of the lines of {table}", encoder_from, known))
         lines = lines_of.of_encoder(lines, encoder_from)
     today = todays.mask(table, lines, store.definitions(table))
-    lines = [line for line, its in zip(lines, today, strict=True) if its]
-    todays.warn_of_stale(table, lines)
-    return lines
+    return [line for line, its in zip(lines, today, strict=True) if its]
 
 
 def curves(
@@ -235,6 +234,7 @@ def pivot(
     recipes, overrides, data or encoders, where none is chosen and none of `rows` and `columns` is it.
     """
     lines = _lines(table, recipe, overrides, data, encoder_from, root)
+    todays.warn_of_stale(table, lines)
     frame = _frame(lines, COLUMNS)
     down, across = ([names] if isinstance(names, str) else list(names) for names in (rows, columns))
     by = [*down, *across]
@@ -279,7 +279,9 @@ def fidelity(
         epochs, besides = todays.length(line["recipe"], line["overrides"])
         if besides == wanted:
             by_length.setdefault(epochs, []).append(line)
-    selection.check_one(f"The lines of {table}", itertools.chain.from_iterable(by_length.values()))
+    lines = [*itertools.chain.from_iterable(by_length.values())]
+    todays.warn_of_stale(table, lines)
+    selection.check_one(f"The lines of {table}", lines)
     found = [
         fidelities.between(by_length[short], by_length[long], (short, long))
         for short, long in itertools.combinations(sorted(by_length), 2)
