@@ -72,7 +72,7 @@ def test_what_a_method_has_of_its_own_is_trained_at_the_encoders_rate(
 
 
 def test_an_epoch_drawn_in_chunks_is_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = config("moco", epochs=3, precision="float32")  # the order of its keys is drawn for each step
+    of = config("moco", epochs=2, precision="float32")  # the order of its keys is drawn for each step
     whole = science(run(of)[1])
     for pictures in (1, 128):  # one step a chunk, and two
         monkeypatch.setattr(loader, "CHUNK", pictures)

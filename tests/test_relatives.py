@@ -286,7 +286,8 @@ def test_killed_and_resumed_it_is_bit_for_bit_the_same(name: str, monkeypatch: p
 
 
 def each_in_turn() -> dict[str, list[Any]]:
-    return {name: science(run(config(name, train_images=301))[1]) for name in OTHERS}
+    epochs = dict.fromkeys(OTHERS, 1) | {"expectation": 2}  # whose averages are read in the second
+    return {name: science(run(config(name, train_images=301, epochs=epochs[name]))[1]) for name in OTHERS}
 
 
 def work(rank: int, world: int, folder: str) -> None:
