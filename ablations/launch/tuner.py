@@ -63,9 +63,10 @@ def launch(
             decoded = within(runtime.until, lambda: ours.shared(data.of(runtime), [trial.config for trial in todo]))
         except TimeLimitError:
             return list(todo)
-        if note := placement.decoding(all(decoded.values()), runtime):
+        in_memory = all(decoded.values())
+        if note := placement.decoding(in_memory, runtime):
             say(note)
-        cluster.check_that_nodes_see(store, scratch, None if all(decoded.values()) else runtime.data_path)
+        cluster.check_that_nodes_see(store, scratch, None if in_memory else runtime.data_path)
         grows = maximum is not None and placement.slots(dataclasses.replace(maximum, head={}), demand) > 0
         job = {
             "runtime": dataclasses.asdict(runtime),
@@ -80,12 +81,17 @@ def launch(
         watch, left = Watch(store, progress, rebuild, runtime), list(todo)
         while left and not watch.over:
             watch.queue = Queue(left, job)
-            try:
-                _tuner(job, runtime, pictures, concurrent, store, watch).fit()
-            except tune.TuneError as error:
-                raise watch.error or error from None
+            _fit(_tuner(job, runtime, pictures, concurrent, store, watch), watch)
             left = [trial for trial in left if trial.fingerprint not in watch.ended]
         return left
+
+
+def _fit(tuner: tune.Tuner, watch: Watch) -> None:
+    """Run what is in the watch's queue. What the results' place has raised is raised again: Tune makes a text of it."""
+    try:
+        tuner.fit()
+    except tune.TuneError as error:
+        raise watch.error or error from None
 
 
 def _tuner(

@@ -184,8 +184,7 @@ def _rows(name: str, shown: Shown) -> tuple[list[str], list[dict[str, Any]]]:
             texts.append("-" if lines[0]["reference"] is None else f"{lines[0]['reference']:.1f}")
         texts += [str(len(shown.ran(row))), *(mean_text(shown.mean(row, each.name), each.digits) for each in its)]
         cells = [{"text": text, "number": True} for text in texts]
-        ended = outcomes(lines)
-        cells.append({"text": ended, "number": False})
+        cells.append({"text": outcomes(lines), "number": False})
         cells += [{"text": text, "number": True} for text in _cost(lines, priced)]
         baseline = any(line["baseline"] for line in lines)
         rows.append({"id": _id(name, "row", i), "name": row.name, "baseline": baseline, "cells": cells})
