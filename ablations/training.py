@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -90,42 +91,31 @@ def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial]
 
 
 def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> list[Trial]:
-    from ablations.alarm import within
-    from ablations.board import Post
-    from ablations.progress import Progress
-    from ablations.tracking import Tracking, default_trackers
-    from simsiam import data
-    from simsiam.checkpoint import TimeLimitError
-
-    source, launcher = request.source, request.args.launcher
-    if source.encoded_bytes <= _CHECKED_BYTES:
+    with contextlib.ExitStack() as stack:
         try:
-            for note in within(request.runtime.until, lambda: data.check(source)):
-                say(f"Data: {note}.")
-        except data.DataError as error:
-            raise UserError(str(error)) from None
-        except TimeLimitError:
+            launch = stack.enter_context(_launcher(request.args, store))
+        except ModuleNotFoundError as error:
+            launcher = request.args.launcher
+            raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
+        # Only now: torch is there, and has been imported while Ray started.
+        from ablations.board import Post
+        from ablations.progress import Progress
+        from ablations.tracking import Tracking, default_trackers
+        from simsiam.data import DataError
+
+        if not _checked(request):
             return todo
-    else:
-        most = f"{_CHECKED_BYTES >> 20} MiB"
-        say(f"Data: more than {most}, so not all are decoded before the first trial starts. --check does that.")
-    try:
-        launch = _launcher(request.args)
-    except ModuleNotFoundError as error:
-        raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
 
-    def has_checkpoint(trial: Trial) -> bool:
-        return store.checkpoint(trial.fingerprint, trial.config.method).modified() is not None
+        def has_checkpoint(trial: Trial) -> bool:
+            return store.checkpoint(trial.fingerprint, trial.config.method).modified() is not None
 
-    try:
-        with (
-            Tracking(request.args.track or default_trackers(), store.folder) as tracking,
-            Progress(todo, tracking, has_checkpoint) as progress,
-            Post(store.folder, progress.board),
-        ):
+        try:
+            tracking = stack.enter_context(Tracking(request.args.track or default_trackers(), store.folder))
+            progress = stack.enter_context(Progress(todo, tracking, has_checkpoint))
+            stack.enter_context(Post(store.folder, progress.board))
             left = launch(todo, request.runtime, store, progress, rebuild)
-    except data.DataError as error:
-        raise UserError(str(error)) from None
+        except DataError as error:
+            raise UserError(str(error)) from None
     ended = planning.distinct(todo).keys() - {trial.fingerprint for trial in left}
     kept = {name for name, state in store.states(ended).items() if state == "done"}
     kept |= {failure["fingerprint"] for failure in store.failures(ended)}
@@ -134,14 +124,36 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
     return left
 
 
-def _launcher(args: argparse.Namespace) -> Callable[..., list[Trial]]:
-    """How trials are run. Raises ModuleNotFoundError."""
-    if args.launcher == "ray":
-        from ablations.launch import launch
-    elif args.jobs == 1:
-        from ablations.launch_local import launch
-    else:
-        from ablations import launch_jobs
+def _checked(request: Request) -> bool:
+    """Decode all pictures once, if they are few -> whether the time limit has let it. Raises UserError."""
+    from ablations.alarm import within
+    from simsiam import data
+    from simsiam.checkpoint import TimeLimitError
 
-        return functools.partial(launch_jobs.launch, jobs=args.jobs)
-    return launch
+    if request.source.encoded_bytes > _CHECKED_BYTES:
+        most = f"{_CHECKED_BYTES >> 20} MiB"
+        say(f"Data: more than {most}, so not all are decoded before the first trial starts. --check does that.")
+        return True
+    try:
+        for note in within(request.runtime.until, lambda: data.check(request.source)):
+            say(f"Data: {note}.")
+    except data.DataError as error:
+        raise UserError(str(error)) from None
+    except TimeLimitError:
+        return False
+    return True
+
+
+def _launcher(args: argparse.Namespace, store: Store) -> contextlib.AbstractContextManager[Callable[..., list[Trial]]]:
+    """What runs trials, as long as it may. Raises ModuleNotFoundError, also when it is entered."""
+    if args.launcher == "ray":
+        from ablations.launch import ready
+
+        return ready(store)
+    if args.jobs == 1:
+        from ablations.launch_local import launch
+
+        return contextlib.nullcontext(launch)
+    from ablations import launch_jobs
+
+    return contextlib.nullcontext(functools.partial(launch_jobs.launch, jobs=args.jobs))

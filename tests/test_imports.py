@@ -186,6 +186,12 @@ def test_listing_and_planning_import_nothing_heavy(tmp_path: Path) -> None:
     assert heavy_after("--table", "stop_gradient", "--plan", "--results", str(tmp_path)) == set()
 
 
+def test_what_the_trials_tell_waits_in_a_process_without_torch() -> None:
+    code = "import sys, ablations.launch.mailbox; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {name for name in HEAVY if name in loaded.split()} <= {"ray"}
+
+
 def test_an_installed_package_has_every_file() -> None:
     others = {
         file

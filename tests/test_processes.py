@@ -187,12 +187,14 @@ if seed == 1:
     todo = request.read(options.parser().parse_args(command(tmp_path, 3))).trials(range(3))
     store, told = stores.Store.at(tmp_path), Progress(todo)
     store.write_failure(lines.unfinished(todo[1].config, lines.FAILED, "Monday's full disk"))
-    left = launch.launch(todo, Runtime(until=time.time() + 3600), store, told, lambda ended: None)
+    with launch.ready(store) as run_trials:
+        left = run_trials(todo, Runtime(until=time.time() + 3600), store, told, lambda ended: None)
     assert left == [todo[1]]
     assert len(diary(tmp_path)[1]) == 1
     assert [store.state(trial.fingerprint) for trial in todo] == ["done", "failed", "done"]
     begun = time.monotonic()
-    assert launch.launch(todo[1:2], Runtime(until=time.time() - 1), store, told, lambda ended: None) == [todo[1]]
+    with launch.ready(store) as run_trials:
+        assert run_trials(todo[1:2], Runtime(until=time.time() - 1), store, told, lambda ended: None) == [todo[1]]
     assert time.monotonic() - begun < 60
     assert len(diary(tmp_path)[1]) == 1
 
@@ -297,8 +299,8 @@ def test_what_the_place_of_the_results_raises_is_what_a_run_raises(
         its.error = error
         monkeypatch.setattr(tuner, "Watch", lambda *_: trials.watch)
         monkeypatch.setattr(tuner, "_tuner", lambda *_: SimpleNamespace(fit=fit))
-        with pytest.raises(raised):
-            launch.launch(plan(seeds=[0]), Runtime(), trials.store, Progress(()), lambda ended: None)
+        with launch.ready(trials.store) as run_trials, pytest.raises(raised):
+            run_trials(plan(seeds=[0]), Runtime(), trials.store, Progress(()), lambda ended: None)
     its.error = FileNotFoundError()
     monkeypatch.undo()
     trials.store.fail(trials.config, "it failed")

@@ -7,7 +7,20 @@ goes on from a fresh Tuner.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import os
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ablations.store import Store
+    from ablations.table import Trial
+
+HEAD = "node:__internal_head__"  # a resource that the head alone has
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon Train sees that its workers have ended
@@ -24,6 +37,22 @@ ENVIRONMENT = {
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
-from ablations.launch.tuner import launch  # noqa: E402  (Ray reads its environment when it is imported)
 
-__all__ = ["ENVIRONMENT", "launch"]
+@contextlib.contextmanager
+def ready(store: Store) -> Iterator[Callable[..., list[Trial]]]:
+    """Be on Ray, and have what runs trials there: `tuner.launch`, with a folder of the results for Ray's own files.
+
+    Raises UserError, and OSError if Ray does not start.
+    """
+    scratch = f".ray/{uuid.uuid4().hex}"  # Ray wants a place that all nodes see
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.folder.remove_folder, scratch)
+        from ablations.launch.connection import connected
+
+        with ThreadPoolExecutor(1) as meanwhile:
+            # torch takes about as long to import as Ray to start. What fails here is raised where it is imported again.
+            meanwhile.submit(importlib.import_module, "ablations.trial")
+            stack.enter_context(connected())
+        from ablations.launch.tuner import launch
+
+        yield functools.partial(launch, scratch=scratch)

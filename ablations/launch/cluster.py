@@ -11,14 +11,12 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablations import machines
-from ablations.launch import notices
+from ablations.launch import HEAD, notices
 from ablations.placement import Cluster, Nodes
 from ablations.store import Store
 from ablations.table import UserError
 from simsiam.buckets import is_bucket
 from simsiam.data import is_public
-
-HEAD = "node:__internal_head__"  # a resource that the head alone has
 
 
 def current() -> Cluster:

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from ablations.launch.cluster import HEAD
+from ablations.launch import HEAD
 
 Word = str | dict[str, Any]  # a word on what it does, or the line of an epoch
 

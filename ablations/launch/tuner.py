@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -17,8 +16,7 @@ from ray import tune
 from ablations import placement
 from ablations import trial as ours
 from ablations.alarm import within
-from ablations.launch import cluster, connection
-from ablations.launch.cluster import HEAD
+from ablations.launch import HEAD, cluster
 from ablations.launch.queue import Queue
 from ablations.launch.trainable import PATIENCE, trainable
 from ablations.launch.watch import Watch
@@ -37,53 +35,55 @@ _SECONDS, _CLOUD_SECONDS = 60, 900  # that a worker group waits for its place; a
 
 
 def launch(
-    todo: Sequence[Trial], runtime: Runtime, store: Store, progress: Progress, rebuild: Callable[[bool], None]
+    todo: Sequence[Trial],
+    runtime: Runtime,
+    store: Store,
+    progress: Progress,
+    rebuild: Callable[[bool], None],
+    *,
+    scratch: str,
 ) -> list[Trial]:
     """Run trials of different fingerprints, keep each result in the store, and call `rebuild` now and then.
 
     It is told whether a trial has just ended. One trial's exception does not stop the others. Returns the trials that
-    the time limit has left. Raises UserError if the cluster cannot hold one trial, or if its nodes do not see the
-    results or the data.
+    the time limit has left. `scratch` is the folder of the results that is Ray's until it ends. Raises UserError if the
+    cluster cannot hold one trial, or if its nodes do not see the results or the data.
     """
-    scratch = f".ray/{uuid.uuid4().hex}"  # Ray wants a place that all nodes see
-    with contextlib.ExitStack() as stack:
-        stack.callback(store.folder.remove_folder, scratch)
-        stack.enter_context(connection.connected())
-        current, maximum = cluster.current(), cluster.maximum()
-        demand = placement.demand(runtime, current, maximum)
-        if "GPU" not in demand.worker:
-            placement.check_precision((trial.config for trial in todo), "cpu")
-        concurrent = placement.concurrent(current, maximum, demand)
-        fit = placement.slots(current, demand)
-        say(
-            f"Placement: {demand} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once. "
-            f"The nodes that are there have room for {fit} worker{'s' * (fit != 1)}."
-        )
-        try:
-            decoded = within(runtime.until, lambda: ours.shared(data.of(runtime), [trial.config for trial in todo]))
-        except TimeLimitError:
-            return list(todo)
-        in_memory = all(decoded.values())
-        if note := placement.decoding(in_memory, runtime):
-            say(note)
-        cluster.check_that_nodes_see(store, scratch, None if in_memory else runtime.data_path)
-        grows = maximum is not None and placement.slots(dataclasses.replace(maximum, head={}), demand) > 0
-        job = {
-            "runtime": dataclasses.asdict(runtime),
-            "resources": dict(demand.worker),
-            "results": store.folder.uri,
-            "scratch": scratch,
-            "patience": os.environ.get(PATIENCE) or (_CLOUD_SECONDS if grows else _SECONDS),
-            "given_up": False,
-        }
-        # One copy a node, which its workers map into memory.
-        pictures = {images: ray.put(each) for images, each in decoded.items()}
-        watch, left = Watch(store, progress, rebuild, runtime), list(todo)
-        while left and not watch.over:
-            watch.queue = Queue(left, job)
-            _fit(_tuner(job, runtime, pictures, concurrent, store, watch), watch)
-            left = [trial for trial in left if trial.fingerprint not in watch.ended]
-        return left
+    current, maximum = cluster.current(), cluster.maximum()
+    demand = placement.demand(runtime, current, maximum)
+    if "GPU" not in demand.worker:
+        placement.check_precision((trial.config for trial in todo), "cpu")
+    concurrent = placement.concurrent(current, maximum, demand)
+    fit = placement.slots(current, demand)
+    say(
+        f"Placement: {demand} a trial, {concurrent} trial{'s' * (concurrent > 1)} at once. "
+        f"The nodes that are there have room for {fit} worker{'s' * (fit != 1)}."
+    )
+    try:
+        decoded = within(runtime.until, lambda: ours.shared(data.of(runtime), [trial.config for trial in todo]))
+    except TimeLimitError:
+        return list(todo)
+    in_memory = all(decoded.values())
+    if note := placement.decoding(in_memory, runtime):
+        say(note)
+    cluster.check_that_nodes_see(store, scratch, None if in_memory else runtime.data_path)
+    grows = maximum is not None and placement.slots(dataclasses.replace(maximum, head={}), demand) > 0
+    job = {
+        "runtime": dataclasses.asdict(runtime),
+        "resources": dict(demand.worker),
+        "results": store.folder.uri,
+        "scratch": scratch,
+        "patience": os.environ.get(PATIENCE) or (_CLOUD_SECONDS if grows else _SECONDS),
+        "given_up": False,
+    }
+    # One copy a node, which its workers map into memory.
+    pictures = {images: ray.put(each) for images, each in decoded.items()}
+    watch, left = Watch(store, progress, rebuild, runtime), list(todo)
+    while left and not watch.over:
+        watch.queue = Queue(left, job)
+        _fit(_tuner(job, runtime, pictures, concurrent, store, watch), watch)
+        left = [trial for trial in left if trial.fingerprint not in watch.ended]
+    return left
 
 
 def _fit(tuner: tune.Tuner, watch: Watch) -> None:
