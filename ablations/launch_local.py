@@ -14,6 +14,7 @@ import torch
 from ablations import placement
 from ablations import trial as trials
 from ablations.alarm import within
+from ablations.beside import beside
 from ablations.columns import Result
 from ablations.lines import spoiled
 from ablations.progress import HALF_DONE, Progress
@@ -99,19 +100,21 @@ def attempt(
 
     Raises TimeLimitError, where a checkpoint is kept, and DeviceError, for which nothing is.
     """
+    checkpoint = dataclasses.replace(
+        store.checkpoint(fingerprint(config), config.method), tell=functools.partial(say, error=True)
+    )
     try:
-        train = functools.partial(
-            trials.run,
-            config,
-            runtime,
-            pictures=pictures,
-            place=dataclasses.replace(
-                store.checkpoint(fingerprint(config), config.method), tell=functools.partial(say, error=True)
-            ),
-            on_epoch=on_epoch,
-            weights=store.encoder(config.encoder),
-        )
-        result, curve = within(runtime.until, train)
+        with beside(checkpoint, runtime) as place:
+            train = functools.partial(
+                trials.run,
+                config,
+                runtime,
+                pictures=pictures,
+                place=place,
+                on_epoch=on_epoch,
+                weights=store.encoder(config.encoder),
+            )
+            result, curve = within(runtime.until, train)
         store.write(result, curve, keep_checkpoint=runtime.keep_checkpoint)
         return result
     except TimeLimitError:

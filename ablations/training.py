@@ -91,16 +91,19 @@ def _train_missing(request: Request, trials: list[Trial], todo: dict[str, Trial]
 
 
 def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable[[bool], None]) -> list[Trial]:
-    with contextlib.ExitStack() as stack:
+    from ablations.tracking import Tracking, default_trackers
+
+    trackers = request.args.track or default_trackers()
+    # What runs the trials ends before what tells of them.
+    with contextlib.ExitStack() as telling, contextlib.ExitStack() as running:
         try:
-            launch = stack.enter_context(_launcher(request.args, store))
+            launch = running.enter_context(_launcher(request.args, store))
         except ModuleNotFoundError as error:
             launcher = request.args.launcher
             raise UserError(f"--launcher {launcher} needs the package {error.name}, which is not installed.") from None
         # Only now: torch is there, and has been imported while Ray started.
         from ablations.board import Post
         from ablations.progress import Progress
-        from ablations.tracking import Tracking, default_trackers
         from simsiam.data import DataError
 
         if not _checked(request):
@@ -110,9 +113,9 @@ def _launch(request: Request, todo: list[Trial], store: Store, rebuild: Callable
             return store.checkpoint(trial.fingerprint, trial.config.method).modified() is not None
 
         try:
-            tracking = stack.enter_context(Tracking(request.args.track or default_trackers(), store.folder))
-            progress = stack.enter_context(Progress(todo, tracking, has_checkpoint))
-            stack.enter_context(Post(store.folder, progress.board))
+            tracking = telling.enter_context(Tracking(trackers, store.folder))
+            progress = telling.enter_context(Progress(todo, tracking, has_checkpoint))
+            telling.enter_context(Post(store.folder, progress.board))
             left = launch(todo, request.runtime, store, progress, rebuild)
         except DataError as error:
             raise UserError(str(error)) from None

@@ -45,8 +45,8 @@ def child(results: str, workers: int, seeds: int) -> None:
     sys.path[0] = os.getcwd()
     begun = time.monotonic()
     seconds: dict[str, float] = {}
-    from ablations import run
-    from ablations.launch import tuner
+    moments: list[tuple[str, float]] = [("its start", time.time())]
+    from ablations import launch, run
 
     try:
         from ablations.launch import connection
@@ -54,7 +54,6 @@ def child(results: str, workers: int, seeds: int) -> None:
         from ablations.launch import cluster as connection  # type: ignore[no-redef]
 
     seconds["imports of run.py"] = time.monotonic() - begun
-    moments: list[tuple[str, float]] = []
 
     def timed(owner: Any, name: str, label: str) -> None:
         inner = getattr(owner, name)
@@ -74,9 +73,26 @@ def child(results: str, workers: int, seeds: int) -> None:
     # Room for one trial at once: what one costs is then what lies between the end of one and the start of the next.
     connection.ray.init = functools.partial(connection.ray.init, num_cpus=workers)
     timed(connection.ray, "init", "ray.init")
-    timed(tuner.ours, "shared", "data")
-    timed(tuner.tune.Tuner, "fit", "fit")
     timed(connection.ray, "shutdown", "ray.shutdown")
+
+    def time_tuner() -> None:
+        from ablations.launch import tuner
+
+        timed(tuner.ours, "shared", "data")
+        timed(tuner.tune.Tuner, "fit", "fit")
+
+    if hasattr(launch, "ready"):  # what imports torch is imported once Ray is there
+        connected = connection.connected
+
+        @contextlib.contextmanager
+        def then_timed() -> Iterator[None]:
+            with connected():
+                time_tuner()
+                yield
+
+        connection.connected = then_timed
+    else:
+        time_tuner()
     from ablations.progress import Progress
 
     start = Progress.start
@@ -171,6 +187,7 @@ def measure(checkout: Path, workers: int, seeds: int) -> dict[str, Any]:
         "process of the first": moments("starting")[0] - moments("fit")[0],
         "its workers": begun[0] - moments("starting")[0],
         "first, from ray.init to its training": begun[0] - moments("ray.init")[0],
+        "first, from the start of run.py": begun[0] - moments("its start")[0],
         "each further one": sum(gaps) / len(gaps),
         "training": sum(b - a for a, b in zip(begun, ended, strict=True)) / len(begun),
         "end of the last": moments("fit over")[0] - ended[-1],

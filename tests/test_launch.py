@@ -27,7 +27,7 @@ from ray.train.v2._internal.exceptions import (
 
 from ablations import launch, lines, options, progress, provenance, request, results, run
 from ablations import store as stores
-from ablations.launch import trainable
+from ablations.launch import connection, trainable
 from ablations.table import UserError
 from simsiam import checkpoint
 from simsiam.config import Runtime, fingerprint
@@ -168,7 +168,6 @@ def test_what_would_end_in_the_same_way_is_not_tried_again(cause: Exception, hop
 
 
 def test_workers_get_the_code_as_it_was_when_the_command_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = launch.connection
     here = tmp_path / "simsiam"
     shutil.copytree(connection.simsiam.__path__[0], here)
     monkeypatch.setattr(connection.simsiam, "__path__", [str(here)])
@@ -270,7 +269,7 @@ def test_a_ray_that_does_not_start_in_time_is_said_in_a_line(
     def init(*_: Any, **__: Any) -> None:
         raise Exception("The current node timed out during startup.")  # as ray.init does, of no kind of its own
 
-    monkeypatch.setattr(launch.connection.ray, "init", init)
+    monkeypatch.setattr(connection.ray, "init", init)
     monkeypatch.setenv("RAY_ADDRESS", "local")
     assert run.main(["--table", "stop_gradient", *tiny.OVERRIDES, "--results", str(tmp_path)]) == 1
     said = capsys.readouterr().err

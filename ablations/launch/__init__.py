@@ -50,9 +50,10 @@ def ready(store: Store) -> Iterator[Callable[..., list[Trial]]]:
         from ablations.launch.connection import connected
 
         with ThreadPoolExecutor(1) as meanwhile:
-            # torch takes about as long to import as Ray to start. What fails here is raised where it is imported again.
-            meanwhile.submit(importlib.import_module, "ablations.trial")
+            # torch takes about as long to import as Ray to start.
+            imported = meanwhile.submit(importlib.import_module, "ablations.trial")
             stack.enter_context(connected())
+            imported.result()
         from ablations.launch.tuner import launch
 
         yield functools.partial(launch, scratch=scratch)

@@ -46,7 +46,7 @@ def connected() -> Iterator[None]:
         if address == LOCAL:
             # Ray lets all users write in its folder, so it is within one that nobody else gets into.
             say("Starting Ray on this machine.")
-            options["include_dashboard"] = False  # nobody else has the token that opens it
+            options["include_dashboard"] = False  # it costs a second, and few have the token that opens it
             options["_temp_dir"] = f"{stack.enter_context(_folder())}/r"
             _have_a_token()
         else:

@@ -13,6 +13,7 @@ import torch
 
 from ablations import placement
 from ablations import trial as trials
+from ablations.beside import beside
 from ablations.launch import cluster
 from ablations.launch.gauges import Gauges
 from ablations.launch.notices import Notices
@@ -51,12 +52,13 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
             mailbox.tell(fingerprint(config), line)
             gauges.show(line)
 
-    with gauges or contextlib.nullcontext():
+    checkpoint = dataclasses.replace(store.checkpoint(fingerprint(config), config.method), tell=tell)
+    with gauges or contextlib.nullcontext(), beside(checkpoint, runtime) as place:
         found = trials.run(
             config,
             runtime,
             pictures=_pictures(job, runtime),
-            place=dataclasses.replace(store.checkpoint(fingerprint(config), config.method), tell=tell),
+            place=place,
             on_epoch=on_epoch,
             hurry=Notices(nodes),
             weights=store.encoder(config.encoder),
