@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablations import grid, planning, printed_plan, rerun, verdict
 from ablations.rebuild import Rebuild
@@ -15,6 +15,9 @@ from ablations.store import Store
 from ablations.table import Claim, Table, Trial, UserError
 from ablations.terminal import say, some
 from ablations.verdict import Verdict
+
+if TYPE_CHECKING:
+    from simsiam.data import Source
 
 _CHECKED_BYTES = 512 << 20  # encoded pictures up to this size are all decoded once before anything starts
 _NAMED = 5  # fingerprints in a message
@@ -138,13 +141,20 @@ def _checked(request: Request) -> bool:
         say(f"Data: more than {most}, so not all are decoded before the first trial starts. --check does that.")
         return True
     try:
-        for note in within(request.runtime.until, lambda: data.check(request.source)):
+        for note in within(request.runtime.until, lambda: _notes(request.source)):
             say(f"Data: {note}.")
     except data.DataError as error:
         raise UserError(str(error)) from None
     except TimeLimitError:
         return False
     return True
+
+
+@functools.cache  # for each look, and each table of benchmarks.publish
+def _notes(source: Source) -> list[str]:
+    from simsiam import data
+
+    return data.check(source)
 
 
 def _launcher(args: argparse.Namespace, store: Store) -> contextlib.AbstractContextManager[Callable[..., list[Trial]]]:

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 import torchvision
 
+import simsiam
+from ablations import provenance
 from simsiam import monitor, optim, precision, pretrain, views
 from simsiam.config import COMPILED, EAGER, GRAPH, Config, Runtime
 from simsiam.loader import InMemory
@@ -247,6 +249,8 @@ def main() -> int:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "date": time.strftime("%Y-%m-%d"),
+        "version": simsiam.__version__,
+        "sources": provenance.sources(),
     }
     _print(figures)
     sections: dict[str, Callable[[], dict[str, float]]] = {

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import rows
 import tiny
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from conftest import digits
+from rows import Run
 from torch import Tensor
 
-from ablations import catalogue, trial
-from ablations.planning import plan
+from ablations import trial
 from simsiam import data, loader, monitor, optim, precision, pretrain, views
 from simsiam.batch_norm import BatchNorm
 from simsiam.config import COMPILED, EAGER, GRAPH, Config, Runtime
@@ -129,32 +129,6 @@ def test_knn_is_that_of_the_cpu_and_repeats() -> None:
     assert abs(top1("cuda") - top1("cpu")) <= 100 / 3000 + 1e-9
 
 
-class Run:
-    """Some steps of a Config on a device."""
-
-    def __init__(self, config: Config, device: str = "cuda", step: str = EAGER) -> None:
-        decoded = loader.decode(data.locate(None), config.train_images)
-        assert decoded is not None
-        config = dataclasses.replace(config, data=decoded.name)
-        runtime = Runtime(device=device, step=step)
-        self.run = pretrain._Run(config, runtime, *loader.load(decoded, config, runtime), tiny.checkpointer(config))
-        self.run.method.train()
-        self.batches = self.run.batches()
-
-    def steps(self, n: int, permute: bool = False) -> list[float]:
-        """The losses of the next n steps; `permute` turns each batch round: another order of its sums."""
-        run, losses = self.run, []
-        for _ in range(n):
-            optim.set_lr(run.optimizer, run.config, run.progress.step / run.steps_per_epoch)
-            drawn, ids, boxes, *besides = next(self.batches)
-            if permute:
-                drawn, ids, boxes = drawn.flip(1), ids.flip(0), boxes.flip(1)
-            losses.append(run.train_on(drawn, ids, boxes, *besides).clone())
-            run.progress.step += 1
-            run.method.update(run.progress.step, run.config.epochs * run.steps_per_epoch)
-        return torch.stack(losses).tolist()
-
-
 def apart(one: list[float], two: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(one, two, strict=True))
 
@@ -174,29 +148,13 @@ def test_twenty_float64_steps_are_those_of_the_cpu(changes: dict[str, Any]) -> N
     assert apart(*losses) < 1e-9
 
 
-def configs() -> list[Config]:
-    """Every row of every table, on the digits in a small shape."""
-    found = {}
-    for name in catalogue.names():
-        for each in plan(
-            catalogue.get(name),
-            recipe="digits",
-            data=data.locate(None).name,
-            train_images=1437,
-            overrides={"width": 4, "dim": 64, "projector_hidden": 64},
-        ):
-            if each.infeasible is None:
-                found.setdefault(each.fingerprint, each.config)
-    return list(found.values())
-
-
 def test_no_step_of_any_row_waits_for_the_gpu() -> None:
-    for config in configs():
+    for config in rows.configs().values():
         run = Run(config)
         run.steps(1)  # what a device is given once
         torch.cuda.set_sync_debug_mode("error")
         try:
-            inputs = [next(run.batches) for _ in range(20)]
+            inputs = [next(run.batches) for _ in range(5)]
             for each in inputs:
                 optim.set_lr(run.run.optimizer, config, 0.5)
                 run.run.train_on(*each)
@@ -222,8 +180,8 @@ def test_200_recorded_steps_are_within_what_eager_ones_differ_by_another_order_o
     assert eager[-1] < eager[0] - 0.1
 
 
-def test_a_recorded_row_of_each_table_learns_as_the_eager_one() -> None:
-    for config in configs():
+def test_a_recorded_row_of_each_kind_learns_as_the_eager_one() -> None:
+    for config in rows.kinds(rows.configs()).values():
         eager, recorded = Run(config).steps(8), Run(config, step=GRAPH).steps(8)
         assert apart(eager, recorded) < 0.05, config
 

@@ -7,20 +7,17 @@ an error. Backward and update do not run on them: tests/test_cuda.py has those.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import pytest
+import rows
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ablations import catalogue
-from ablations.planning import plan
 from simsiam import method as methods
 from simsiam import model, optim, supervised, views
 from simsiam.config import Config
@@ -50,24 +47,10 @@ class _Watch(TorchDispatchMode):
         return result
 
 
-@functools.cache
-def configs() -> dict[str, Config]:
-    """Every row of every table that the digits can feed, with all augmentations on; one for all lengths of a row."""
-    found = {}
-    for table in map(catalogue.get, catalogue.names()):
-        if table.needs_encoder:  # its rows train as those of another table do, if by this step at all
-            continue
-        for trial in plan(
-            table,
-            recipe="digits",
-            data="digits@x",
-            train_images=5000,
-            overrides={"saturation": 0.4, "hue": 0.1, "grayscale_p": 0.2, "blur_p": 0.5, "flip_p": 0.5},
-            rows=[row.name for row in table.rows if callable(row.changes) or "encoder" not in row.changes],
-        ):
-            if trial.config.epochs:
-                found.setdefault(dataclasses.replace(trial.config, epochs=1000), trial)  # above any warm-up
-    return {trial.name: trial.config for trial in found.values()}
+# With all augmentations on.
+CONFIGS = rows.configs(
+    {"saturation": 0.4, "hue": 0.1, "grayscale_p": 0.2, "blur_p": 0.5, "flip_p": 0.5}, train_images=5000
+)
 
 
 @pytest.fixture(autouse=True)
@@ -109,9 +92,9 @@ def watched(config: Config) -> list[str]:
     return watch.seen
 
 
-@pytest.mark.parametrize("name", configs())
+@pytest.mark.parametrize("name", CONFIGS)
 def test_a_step_neither_copies_from_the_host_nor_waits(name: str) -> None:
-    assert watched(configs()[name]) == []
+    assert watched(CONFIGS[name]) == []
 
 
 def test_a_constant_made_within_the_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +102,7 @@ def test_a_constant_made_within_the_step_is_seen(monkeypatch: pytest.MonkeyPatch
         return torch.tensor(values).to(device).view(1, 3, 1, 1)
 
     made.cache_clear = lambda: None  # type: ignore[attr-defined]
-    config = next(iter(configs().values()))
+    config = next(iter(CONFIGS.values()))
     monkeypatch.setattr(views, "constant", made)
     assert watched(config)
 
@@ -132,10 +115,10 @@ def test_a_number_read_back_within_the_step_is_seen(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(views, "blur", blur)
     with pytest.raises(Exception, match="nonzero"):
-        watched(next(iter(configs().values())))
+        watched(next(iter(CONFIGS.values())))
 
 
 def test_what_is_faked_stays_in_here() -> None:
-    watched(next(config for config in configs().values() if config.method == "supervised"))
+    watched(next(config for config in CONFIGS.values() if config.method == "supervised"))
     assert supervised.initialise is swav.initialise is model.initialise
     assert model.initialise.__module__ == model.__name__
