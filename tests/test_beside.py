@@ -17,10 +17,14 @@ from simsiam.config import Runtime
 class SlowFolder(Folder):
     """Each write waits for the test, and fails where its content says so."""
 
-    go_on = threading.Event()
+    go_on, waits = threading.Event(), threading.Event()
 
     def write(self, name: str, content: bytes) -> None:
-        assert self.go_on.wait(60)
+        self.waits.set()
+        try:
+            assert self.go_on.wait(20)
+        finally:
+            self.waits.clear()
         if content.startswith(b"full"):
             raise OSError("no space left")
         super().write(name, content)
@@ -86,7 +90,8 @@ def test_what_has_ended_a_trial_is_told_after_its_last_checkpoint_is_there(check
     with pytest.raises(RuntimeError, match="out of luck"):
         end(b"full", RuntimeError("out of luck"))
     SlowFolder.go_on.clear()
-    with pytest.raises(KeyboardInterrupt):  # at once
+    with pytest.raises(KeyboardInterrupt):
         end(b"never", KeyboardInterrupt())
+    assert SlowFolder.waits.wait(10)
     assert checkpoint.read() == b"last"
     SlowFolder.go_on.set()
