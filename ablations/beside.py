@@ -35,7 +35,7 @@ def beside(checkpoint: Checkpoint, runtime: Runtime) -> Iterator[Place]:
 class _Beside:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._thread = threading.Thread()
+        self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
     def read(self) -> bytes | None:
@@ -43,7 +43,7 @@ class _Beside:
 
     def write(self, content: bytes) -> None:
         self.wait()
-        # A daemon: who interrupts a run does not wait for a bucket that does not answer.
+        # A daemon: who interrupts a run does not wait until a bucket that does not answer was tried again for minutes.
         self._thread = threading.Thread(target=self._write, args=(content,), daemon=True)
         self._thread.start()
 
@@ -55,7 +55,7 @@ class _Beside:
 
     def wait(self) -> None:
         """Until the last write is over. Raises what it has raised."""
-        if self._thread.ident:
+        if self._thread:
             self._thread.join()
         error, self._error = self._error, None
         if error:

@@ -19,7 +19,7 @@ from ablations.verdict import Verdict
 if TYPE_CHECKING:
     from simsiam.data import Source
 
-_CHECKED_BYTES = 512 << 20  # encoded pictures up to this size are all decoded once before anything starts
+_CHECKED_BYTES = 512 << 20  # encoded pictures up to this size are all decoded once before the first trial
 _NAMED = 5  # fingerprints in a message
 
 
@@ -150,7 +150,7 @@ def _checked(request: Request) -> bool:
     return True
 
 
-@functools.cache  # for each look, and each table of benchmarks.publish
+@functools.cache  # asked again at each look, and for each table of benchmarks.publish
 def _notes(source: Source) -> list[str]:
     from simsiam import data
 
@@ -158,7 +158,7 @@ def _notes(source: Source) -> list[str]:
 
 
 def _launcher(args: argparse.Namespace, store: Store) -> contextlib.AbstractContextManager[Callable[..., list[Trial]]]:
-    """What runs trials, as long as it may. Raises ModuleNotFoundError, also when it is entered."""
+    """A context that gives what runs trials. Raises ModuleNotFoundError, also when it is entered."""
     if args.launcher == "ray":
         from ablations.launch import ready
 

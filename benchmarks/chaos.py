@@ -203,6 +203,7 @@ def under_fire(results: Path, workers: int, seed: int, kills: int) -> tuple[list
     finally:
         site.stop()
     assert not left, f"left behind: {left}"
+    assert len(fire.killed) > kills / 2, f"the table ended before {fire.kinds}"
     return fire.killed, starts
 
 

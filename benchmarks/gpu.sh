@@ -21,7 +21,7 @@ code=$?
 grep -E "^(FAILED|ERROR)|passed|failed|another order" "$out/parity.txt" | cut -c1-300
 [ $code -eq 0 ] || { echo "parity: exit code $code, see $out/parity.txt"; tail -3 "$out/parity.txt"; }
 
-timeout "$(left)" python3 -m benchmarks.gpu "$out" $(($(left) - 120)) "${sections[@]}" 2>&1 | tee "$out/budget.txt" || code=1
+timeout $(($(left) - 80)) python3 -m benchmarks.gpu "$out" $(($(left) - 120)) "${sections[@]}" 2>&1 | tee "$out/budget.txt" || code=1
 
 if [ -z "$data" ]; then
     echo "end to end: skipped, without pictures"

@@ -81,7 +81,7 @@ def child(results: str, workers: int, seeds: int) -> None:
         timed(tuner.ours, "shared", "data")
         timed(tuner.tune.Tuner, "fit", "fit")
 
-    if hasattr(launch, "ready"):  # what imports torch is imported once Ray is there
+    if hasattr(launch, "ready"):  # to import tuner now would import torch before Ray starts, and not meanwhile
         connected = connection.connected
 
         @contextlib.contextmanager

@@ -14,10 +14,13 @@ from ablations.planning import plan
 from simsiam import data, loader, optim, pretrain
 from simsiam.config import EAGER, Config, Runtime
 
-SMALL = {"width": 4, "dim": 64, "projector_hidden": 64}  # fields that all of them have
+AUGMENTED = {"saturation": 0.4, "hue": 0.1, "grayscale_p": 0.2, "blur_p": 0.5, "flip_p": 0.5}
+SMALL = {"width": 4, "dim": 64, "projector_hidden": 64, **AUGMENTED}  # fields that all of them have
+
+DIGITS = 1437  # for training
 
 
-def configs(overrides: Mapping[str, Any] = SMALL, train_images: int = 1437) -> dict[str, Config]:
+def configs(overrides: Mapping[str, Any] = SMALL, train_images: int = DIGITS) -> dict[str, Config]:
     """Trial -> its Config; one for all lengths of a row."""
     found = {}
     for table in map(catalogue.get, catalogue.names()):
@@ -36,12 +39,12 @@ def configs(overrides: Mapping[str, Any] = SMALL, train_images: int = 1437) -> d
     return {trial.name: trial.config for trial in found.values()}
 
 
-def kinds(all_of_them: Mapping[str, Config]) -> dict[str, Config]:
+def kinds(trials: Mapping[str, Config]) -> dict[str, Config]:
     """Of these the first of each method, optimizer and kind of BN."""
     found: dict[Any, str] = {}
-    for name, config in all_of_them.items():
+    for name, config in trials.items():
         found.setdefault((config.method, config.optimizer, config.batch_norm, bool(config.bn_group)), name)
-    return {name: all_of_them[name] for name in found.values()}
+    return {name: trials[name] for name in found.values()}
 
 
 class Run:

@@ -10,7 +10,6 @@ import pytest
 
 from ablations.beside import beside
 from ablations.files import Checkpoint, Folder
-from simsiam.checkpoint import TimeLimitError
 from simsiam.config import Runtime
 
 
@@ -84,8 +83,8 @@ def test_what_has_ended_a_trial_is_told_after_its_last_checkpoint_is_there(check
             raise error
 
     soon()
-    with pytest.raises(TimeLimitError):
-        end(b"last", TimeLimitError())
+    with pytest.raises(RuntimeError, match="its node is about to go"):
+        end(b"last", RuntimeError("its node is about to go"))
     assert checkpoint.read() == b"last"
     with pytest.raises(RuntimeError, match="out of luck"):
         end(b"full", RuntimeError("out of luck"))

@@ -184,7 +184,7 @@ class Commands:
 
     def saved(self) -> int:
         """Steps of BOTH_ROWS that are not done again: of finished trials, and of one with a checkpoint."""
-        done = [path for path in self.results.glob("trials/[!.]*")]
+        done = [*self.results.glob("trials/[!.]*")]
         halves = [torch.load(path, weights_only=True)["state"] for path in self.results.glob("checkpoints/[!.]*")]
         return len(done) * STEPS // 2 + sum(half["progress"]["step"] for half in halves)
 

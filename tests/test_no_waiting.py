@@ -47,10 +47,7 @@ class _Watch(TorchDispatchMode):
         return result
 
 
-# With all augmentations on.
-CONFIGS = rows.configs(
-    {"saturation": 0.4, "hue": 0.1, "grayscale_p": 0.2, "blur_p": 0.5, "flip_p": 0.5}, train_images=5000
-)
+CONFIGS = rows.configs(rows.AUGMENTED, train_images=5000)
 
 
 @pytest.fixture(autouse=True)

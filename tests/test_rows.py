@@ -1,4 +1,4 @@
-"""The rows that a GPU is tested with, without one: each of them takes a step."""
+"""The rows that a GPU is tested with, without one: one of each kind takes a step."""
 
 from __future__ import annotations
 

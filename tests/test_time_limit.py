@@ -16,7 +16,7 @@ import tiny
 import torch
 
 from ablations import request as requests
-from ablations import run
+from ablations import run, training
 from ablations import trial as trials
 from ablations.alarm import within
 from simsiam import checkpoint, data, monitor, pretrain
@@ -112,6 +112,7 @@ def test_pictures_that_take_longer_than_the_limit_are_broken_off(
 ) -> None:
     monkeypatch.setattr(owner, name, lambda *_: time.sleep(600))
     monkeypatch.setattr(requests, "_END_SECONDS", 0.0)
+    training._notes.cache_clear()  # of an earlier test in this process
     assert run.main([*TINY, "--results", str(tmp_path), "--time-limit", "0.05"]) == 75
     assert "The time limit has come before 1 trainings" in capsys.readouterr().out
 

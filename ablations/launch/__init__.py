@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# Ray reads its environment when it is imported: nothing above imports it.
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
