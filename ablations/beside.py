@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ablations.files import Checkpoint
 from simsiam.checkpoint import Place
@@ -12,13 +13,17 @@ from simsiam.config import Runtime
 
 
 @contextlib.contextmanager
-def beside(checkpoint: Checkpoint, runtime: Runtime) -> Iterator[Place]:
+def beside(checkpoint: Checkpoint, runtime: Runtime, tell: Callable[[str], None]) -> Iterator[Place]:
     """A place for checkpoints whose writes return before they are over.
 
     The next one waits for the one before, and so does the end, unless a trial is interrupted. What a write has raised
     is raised by what waits for it. With a time limit each write is waited for at once: the run's clock keeps as much
     time as one takes, and all of its workers end with the last.
+
+    Args:
+        tell: what a person is told by of a checkpoint that a disk has damaged.
     """
+    checkpoint = dataclasses.replace(checkpoint, tell=tell)
     if runtime.until is not None:
         yield checkpoint
         return

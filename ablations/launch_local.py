@@ -100,11 +100,9 @@ def attempt(
 
     Raises TimeLimitError, where a checkpoint is kept, and DeviceError, for which nothing is.
     """
-    checkpoint = dataclasses.replace(
-        store.checkpoint(fingerprint(config), config.method), tell=functools.partial(say, error=True)
-    )
+    checkpoint = store.checkpoint(fingerprint(config), config.method)
     try:
-        with beside(checkpoint, runtime) as place:
+        with beside(checkpoint, runtime, tell=functools.partial(say, error=True)) as place:
             train = functools.partial(
                 trials.run,
                 config,

@@ -40,7 +40,7 @@ def soon() -> None:
 
 
 def test_a_run_goes_on_while_its_checkpoint_is_written(checkpoint: Checkpoint) -> None:
-    with beside(checkpoint, Runtime()) as place:
+    with beside(checkpoint, Runtime(), print) as place:
         place.write(b"first")
         assert place.read() is None
         soon()
@@ -50,7 +50,7 @@ def test_a_run_goes_on_while_its_checkpoint_is_written(checkpoint: Checkpoint) -
 
 
 def test_with_a_time_limit_a_run_waits_for_each_checkpoint(checkpoint: Checkpoint) -> None:
-    with beside(checkpoint, Runtime(until=time.time() + 60)) as place:
+    with beside(checkpoint, Runtime(until=time.time() + 60), print) as place:
         soon()
         place.write(b"first")
         assert checkpoint.read() == b"first"
@@ -62,7 +62,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_its_trial_with_the_next(checkp
 
     def run(*contents: bytes) -> None:
         begun.clear()
-        with beside(checkpoint, Runtime()) as place:
+        with beside(checkpoint, Runtime(), print) as place:
             for content in contents:
                 begun.append(content)
                 place.write(content)
@@ -78,7 +78,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_its_trial_with_the_next(checkp
 
 def test_what_has_ended_a_trial_is_told_after_its_last_checkpoint_is_there(checkpoint: Checkpoint) -> None:
     def end(content: bytes, error: BaseException) -> None:
-        with beside(checkpoint, Runtime()) as place:
+        with beside(checkpoint, Runtime(), print) as place:
             place.write(content)
             raise error
 

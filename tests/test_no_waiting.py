@@ -47,7 +47,7 @@ class _Watch(TorchDispatchMode):
         return result
 
 
-CONFIGS = rows.configs(rows.AUGMENTED, train_images=5000)
+CONFIGS = rows.configs(rows.AUGMENTED, train_images=50_000)  # enough for every row
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from typing import Any, cast
 
 import ray
@@ -52,8 +51,8 @@ def work(job: Job) -> tuple[trials.Result, list[trials.Result]]:
             mailbox.tell(fingerprint(config), line)
             gauges.show(line)
 
-    checkpoint = dataclasses.replace(store.checkpoint(fingerprint(config), config.method), tell=tell)
-    with gauges or contextlib.nullcontext(), beside(checkpoint, runtime) as place:
+    checkpoint = store.checkpoint(fingerprint(config), config.method)
+    with gauges or contextlib.nullcontext(), beside(checkpoint, runtime, tell) as place:
         found = trials.run(
             config,
             runtime,
